@@ -1,0 +1,92 @@
+use core::net::IpAddr;
+
+use arrayvec::ArrayVec;
+use jlb_wire::{BootId, MemberId};
+
+use crate::{MetricSink, Nanos, PacketBuf, Reason};
+
+/// Packets handled together: enough to hide memory latency behind prefetches, few enough to stay in L1.
+pub const BURST: usize = 32;
+
+/// At most [`BURST`] packets. `rx` empties it.
+pub type Burst<B> = ArrayVec<B, BURST>;
+
+/// A worker of this process: an index from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub u8);
+
+/// Where the driver is to send a packet. The packet already carries its outermost IP header with that address;
+/// this says how to find the neighbour without parsing it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnderlayDst {
+    /// The underlay address of a member.
+    Member(MemberId),
+    /// Anybody else: a client.
+    Ip(IpAddr),
+}
+
+/// What a role tells its daemon. Rare things only: never one per packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A member answered our Probe with this boot id (first time, or changed).
+    PeerBoot {
+        /// Who.
+        member: MemberId,
+        /// The boot id that it answered with.
+        boot: BootId,
+        /// The sequence number of that answer: nothing older of this boot is accepted.
+        sequence: u64,
+    },
+    /// A member answers Probe again.
+    PeerAlive {
+        /// Who.
+        member: MemberId,
+    },
+    /// A member has missed its Probes: it gets no new flows.
+    PeerSuspect {
+        /// Who.
+        member: MemberId,
+    },
+    /// A member carries another list under the same generation number: an alarm.
+    ListMismatch {
+        /// Who.
+        member: MemberId,
+    },
+}
+
+/// What a state machine may ask of the world.
+pub trait Io<B: PacketBuf> {
+    /// An empty buffer with [`crate::BUFFER_HEADROOM`] and [`crate::BUFFER_ROOM`], or `None` when the pool is empty.
+    fn alloc(&mut self) -> Option<B>;
+    /// Sends a packet (outermost IP header first).
+    fn send(&mut self, b: B, to: UnderlayDst);
+    /// Frees a packet and counts it under that reason.
+    fn drop(&mut self, b: B, why: Reason);
+    /// Gives a received packet, unchanged, to the worker that owns its flow; it arrives there through `rx`.
+    fn hand_over(&mut self, b: B, to: WorkerId);
+    /// Tells the daemon.
+    fn report(&mut self, r: Report);
+}
+
+/// A pure state machine. See the crate's page for the rule that its driver keeps.
+pub trait Role<B: PacketBuf> {
+    /// What can happen to it besides packets and time (a new snapshot, a socket that closed).
+    type Event;
+
+    /// Takes a burst of received packets, each from its outermost IP header; leaves it empty.
+    fn rx(&mut self, now: Nanos, burst: &mut Burst<B>, io: &mut impl Io<B>);
+    /// Takes an event.
+    fn event(&mut self, now: Nanos, event: Self::Event, io: &mut impl Io<B>);
+    /// Does what is due. Bounded work: what is left over shows in [`Self::next_deadline`].
+    fn tick(&mut self, now: Nanos, io: &mut impl Io<B>);
+    /// When `tick` wants to be called, at the latest. `None`: nothing is pending.
+    fn next_deadline(&self) -> Option<Nanos>;
+    /// How many packets of clients and flows it has handled so far (not Probe, not Load): while this number stands
+    /// still, a driver told to save power lets its worker sleep. `None`: the role does not tell them apart, and
+    /// every received packet counts.
+    fn flow_packets(&self) -> Option<u64> {
+        None
+    }
+    /// Gives every counter and gauge of this instance. Called at a scrape, on the worker's own thread.
+    fn collect(&self, out: &mut dyn MetricSink);
+}

@@ -1,0 +1,436 @@
+//! Messages without an inner packet: a body behind the Geneve header, all of it under the MAC.
+//!
+//! ```text
+//!  0      1          2           4                       8
+//! +------+----------+-----------+-----------------------+
+//! | kind | version  | flags     | epoch                 |  0
+//! +------+----------+-----------+-----------+-----------+
+//! | sender          | receiver  | length    | 0         |  8
+//! +-----------------+-----------+-----------+-----------+
+//! | boot id of the sender                               | 16
+//! | sequence number of the sender                       | 24
+//! | nonce                                               | 32
+//! +-----------------------------------------------------+
+//! | payload: `length` bytes                             | 40
+//! +-----------------------------------------------------+
+//! | MAC of everything before it                         | 40 + length
+//! +-----------------------------------------------------+
+//! ```
+
+use thiserror::Error;
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::control::wire_enum;
+use crate::{BootId, Epoch, FiveTuple, Incarnation, Load, MacKeys, MemberId, VERSION};
+
+/// Payload bytes that a body may have: what fits 1500 bytes with the IPv6 overhead.
+pub const MAX_BODY_PAYLOAD: usize = 1392;
+
+wire_enum! {
+    /// What a body says.
+    BodyKind {
+        /// Are you there? Who are you now?
+        Probe = 1 => "probe",
+        /// How loaded a backend is.
+        Load = 2 => "load",
+        /// Which flows a backend has.
+        Refresh = 3 => "refresh",
+        /// Steps of a change of epoch, and of the sole owner's mode.
+        Epoch = 4 => "epoch",
+    }
+}
+
+/// Flags of a body; their meaning depends on the kind.
+pub mod body_flags {
+    /// Probe: this is the answer.
+    pub const ANSWER: u16 = 1;
+    /// Probe: the sender is about to leave: choose somebody else.
+    pub const LEAVING: u16 = 1 << 1;
+    /// Refresh: a tracker asks for the flows.
+    pub const PULL: u16 = 1;
+    /// Refresh: some of them.
+    pub const BATCH: u16 = 1 << 1;
+    /// Refresh, Epoch: an acknowledgement.
+    pub const ACK: u16 = 1 << 2;
+    /// Refresh: the end marker: all flows were sent, and Opens that name an older boot are void from here on.
+    pub const END: u16 = 1 << 3;
+    /// Epoch: a member of the old trio confirms the new epoch.
+    pub const CONFIRM: u16 = 1;
+    /// Epoch: the sender is the sole owner.
+    pub const SOLE_OWNER: u16 = 1 << 1;
+    /// Epoch: the sender leaves.
+    pub const EPOCH_LEAVING: u16 = 1 << 3;
+}
+
+/// A body without its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Body {
+    /// What it says.
+    pub kind: BodyKind,
+    /// See [`body_flags`].
+    pub flags: u16,
+    /// Epoch of the sender's member list.
+    pub epoch: Epoch,
+    /// Who signed it.
+    pub sender: MemberId,
+    /// For whom.
+    pub receiver: MemberId,
+    /// Boot id of the sender.
+    pub boot: BootId,
+    /// Sequence number of the sender; its top 8 bits name the worker.
+    pub sequence: u64,
+    /// Of the question, echoed in the answer.
+    pub nonce: u64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct Header {
+    kind: u8,
+    version: u8,
+    flags: U16,
+    epoch: U32,
+    sender: U16,
+    receiver: U16,
+    length: U16,
+    reserved: U16,
+    boot: U64,
+    sequence: U64,
+    nonce: U64,
+}
+
+const _: () = assert!(size_of::<Header>() == Body::HEADER_LEN);
+
+/// Why a body is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BodyError {
+    /// Shorter than it says.
+    #[error("body is too short")]
+    Truncated,
+    /// A version that we do not speak.
+    #[error("body of version {0}")]
+    Version(u8),
+    /// A kind that we do not know.
+    #[error("body of unknown kind {0}")]
+    Kind(u8),
+    /// A member id or length that cannot be.
+    #[error("body with an impossible field")]
+    Malformed,
+    /// The MAC does not fit.
+    #[error("wrong message authentication code")]
+    Mac,
+}
+
+impl Body {
+    /// Bytes before the payload.
+    pub const HEADER_LEN: usize = 40;
+    /// Bytes behind the payload.
+    pub const MAC_LEN: usize = 8;
+
+    /// Length of a body with so much payload.
+    #[must_use]
+    pub const fn len_with(payload: usize) -> usize {
+        Self::HEADER_LEN + payload + Self::MAC_LEN
+    }
+
+    /// Parses a body, verifies its MAC, and gives it with its payload.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub fn parse<'a>(bytes: &'a [u8], keys: &MacKeys) -> Result<(Self, &'a [u8]), BodyError> {
+        let (h, rest) = Header::read_from_prefix(bytes).map_err(|_| BodyError::Truncated)?;
+        if h.version != VERSION {
+            return Err(BodyError::Version(h.version));
+        }
+        let length = usize::from(h.length.get());
+        let payload = rest.get(..length).ok_or(BodyError::Truncated)?;
+        let mac: [u8; 8] = crate::bytes::take(rest, length).ok_or(BodyError::Truncated)?;
+        if !keys.verify(&[&bytes[..Self::HEADER_LEN + length]], u64::from_be_bytes(mac)) {
+            return Err(BodyError::Mac);
+        }
+        let id = |id: U16| MemberId::new(id.get()).ok_or(BodyError::Malformed);
+        let body = Self {
+            kind: BodyKind::from_wire(h.kind).ok_or(BodyError::Kind(h.kind))?,
+            flags: h.flags.get(),
+            epoch: Epoch(h.epoch.get()),
+            sender: id(h.sender)?,
+            receiver: id(h.receiver)?,
+            boot: BootId(h.boot.get()),
+            sequence: h.sequence.get(),
+            nonce: h.nonce.get(),
+        };
+        Ok((body, payload))
+    }
+
+    /// Writes header, payload and MAC into `out`, which is exactly [`Self::len_with`] long.
+    ///
+    /// # Errors
+    /// [`crate::EmitError`] when `out` has another length or the payload exceeds [`MAX_BODY_PAYLOAD`].
+    pub fn emit(
+        &self,
+        payload: &[u8],
+        keys: &MacKeys,
+        out: &mut [u8],
+    ) -> Result<(), crate::EmitError> {
+        if out.len() != Self::len_with(payload.len()) || payload.len() > MAX_BODY_PAYLOAD {
+            return Err(crate::EmitError);
+        }
+        let header = Header {
+            kind: self.kind as u8,
+            version: VERSION,
+            flags: self.flags.into(),
+            epoch: self.epoch.0.into(),
+            sender: self.sender.as_u16().into(),
+            receiver: self.receiver.as_u16().into(),
+            length: u16::try_from(payload.len()).map_err(|_| crate::EmitError)?.into(),
+            reserved: 0.into(),
+            boot: self.boot.0.into(),
+            sequence: self.sequence.into(),
+            nonce: self.nonce.into(),
+        };
+        let (signed, mac) = out.split_at_mut(Self::HEADER_LEN + payload.len());
+        signed[..Self::HEADER_LEN].copy_from_slice(header.as_bytes());
+        signed[Self::HEADER_LEN..].copy_from_slice(payload);
+        mac.copy_from_slice(&keys.sign(&[signed]).to_be_bytes());
+        Ok(())
+    }
+}
+
+/// Payload of a Probe: 24 bytes, then (a tracker's answer only) the backends that it has not heard for `dead_after`,
+/// two bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Generation of the sender's member list.
+    pub generation: u64,
+    /// Digest of that list.
+    pub digest: u64,
+    /// Age of the daemon's heartbeat in milliseconds, where eBPF answers for it; else 0.
+    pub heartbeat_age_ms: u32,
+    /// The asking worker, echoed: the answer is for it.
+    pub worker: u8,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct ProbeLayout {
+    generation: U64,
+    digest: U64,
+    heartbeat_age_ms: U32,
+    worker: u8,
+    reserved: u8,
+    silent: U16,
+}
+
+const _: () = assert!(size_of::<ProbeLayout>() == Probe::LEN);
+
+impl Probe {
+    /// Bytes without the list of silent backends.
+    pub const LEN: usize = 24;
+    /// Backends that one answer can name.
+    pub const MAX_SILENT: usize = (MAX_BODY_PAYLOAD - Self::LEN) / 2;
+
+    /// Parses a payload; the second part is the list of silent backends.
+    #[must_use]
+    pub fn parse(payload: &[u8]) -> Option<(Self, SilentBackends<'_>)> {
+        let (l, rest) = ProbeLayout::read_from_prefix(payload).ok()?;
+        let silent = rest.get(..usize::from(l.silent.get()) * 2)?;
+        let probe = Self {
+            generation: l.generation.get(),
+            digest: l.digest.get(),
+            heartbeat_age_ms: l.heartbeat_age_ms.get(),
+            worker: l.worker,
+        };
+        Some((probe, SilentBackends(silent)))
+    }
+
+    /// Writes the payload without a list.
+    #[must_use]
+    pub fn emit(&self) -> [u8; Self::LEN] {
+        self.layout(0)
+    }
+
+    /// Writes the payload with a list into `out` and gives its length. What does not fit is left out.
+    pub fn emit_with(&self, silent: &[MemberId], out: &mut [u8; MAX_BODY_PAYLOAD]) -> usize {
+        let silent = &silent[..silent.len().min(Self::MAX_SILENT)];
+        let head = self.layout(silent.len() as u16);
+        out[..Self::LEN].copy_from_slice(&head);
+        for (slot, id) in out[Self::LEN..].chunks_exact_mut(2).zip(silent) {
+            slot.copy_from_slice(&id.as_u16().to_be_bytes());
+        }
+        Self::LEN + silent.len() * 2
+    }
+
+    fn layout(&self, silent: u16) -> [u8; Self::LEN] {
+        zerocopy::transmute!(ProbeLayout {
+            generation: self.generation.into(),
+            digest: self.digest.into(),
+            heartbeat_age_ms: self.heartbeat_age_ms.into(),
+            worker: self.worker,
+            reserved: 0,
+            silent: silent.into(),
+        })
+    }
+}
+
+/// The backends that a tracker has not heard for `dead_after`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SilentBackends<'a>(&'a [u8]);
+
+impl SilentBackends<'_> {
+    /// Who.
+    pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.0.chunks_exact(2).filter_map(|b| MemberId::new(u16::from_be_bytes([b[0], b[1]])))
+    }
+}
+
+/// Payload of a Load: 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadReport {
+    /// The backend's counter.
+    pub counter: u64,
+    /// Queue depth and CPU, as in control messages.
+    pub load: Load,
+    /// Live flows.
+    pub active: u32,
+    /// Memory in use, 0 ..= 65535 for 0 ..= 1.
+    pub memory: u16,
+    /// Pressure stall share, 0 ..= 65535 for 0 ..= 1.
+    pub pressure: u16,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct LoadLayout {
+    counter: U64,
+    queue: U16,
+    cpu: U16,
+    active: U32,
+    memory: U16,
+    pressure: U16,
+    reserved: U32,
+}
+
+const _: () = assert!(size_of::<LoadLayout>() == LoadReport::LEN);
+
+impl LoadReport {
+    /// Bytes.
+    pub const LEN: usize = 24;
+
+    /// Parses a payload.
+    #[must_use]
+    pub fn parse(payload: &[u8]) -> Option<Self> {
+        let (l, _) = LoadLayout::read_from_prefix(payload).ok()?;
+        Some(Self {
+            counter: l.counter.get(),
+            load: Load { queue: l.queue.get(), cpu: l.cpu.get() },
+            active: l.active.get(),
+            memory: l.memory.get(),
+            pressure: l.pressure.get(),
+        })
+    }
+
+    /// Writes the payload.
+    #[must_use]
+    pub fn emit(&self) -> [u8; Self::LEN] {
+        zerocopy::transmute!(LoadLayout {
+            counter: self.counter.into(),
+            queue: self.load.queue.into(),
+            cpu: self.load.cpu.into(),
+            active: self.active.into(),
+            memory: self.memory.into(),
+            pressure: self.pressure.into(),
+            reserved: 0.into(),
+        })
+    }
+}
+
+/// One flow in a Refresh batch: 56 bytes. The payload is a batch number (4 bytes), a count (2), 0 (2), the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshRecord {
+    /// Which flow.
+    pub tuple: FiveTuple,
+    /// Which of its incarnations.
+    pub incarnation: Incarnation,
+    /// Live, or closed lately.
+    pub live: bool,
+    /// The backend's counter at that time.
+    pub counter: u64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RecordLayout {
+    tuple: [u8; FiveTuple::LEN],
+    incarnation: U32,
+    live: u8,
+    reserved: [u8; 3],
+    counter: U64,
+}
+
+const _: () = assert!(size_of::<RecordLayout>() == RefreshRecord::LEN);
+
+impl RefreshRecord {
+    /// Bytes.
+    pub const LEN: usize = 56;
+    /// Bytes before the first record.
+    pub const BATCH_HEADER_LEN: usize = 8;
+    /// Records that one message can carry.
+    pub const MAX_PER_BATCH: usize = (MAX_BODY_PAYLOAD - Self::BATCH_HEADER_LEN) / Self::LEN;
+
+    /// Parses one record.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (l, _) = RecordLayout::read_from_prefix(bytes).ok()?;
+        Some(Self {
+            tuple: FiveTuple::from_padded(l.tuple)?,
+            incarnation: Incarnation(l.incarnation.get()),
+            live: match l.live {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
+            counter: l.counter.get(),
+        })
+    }
+
+    /// Writes one record.
+    #[must_use]
+    pub fn emit(&self) -> [u8; Self::LEN] {
+        zerocopy::transmute!(RecordLayout {
+            tuple: *self.tuple.padded(),
+            incarnation: self.incarnation.0.into(),
+            live: u8::from(self.live),
+            reserved: [0; 3],
+            counter: self.counter.into(),
+        })
+    }
+
+    /// Parses a batch: its number, and its records. `None` when one of them is not well-formed.
+    #[must_use]
+    pub fn parse_batch(payload: &[u8]) -> Option<(u32, Vec<Self>)> {
+        let number: [u8; 4] = crate::bytes::take(payload, 0)?;
+        let count: [u8; 2] = crate::bytes::take(payload, 4)?;
+        let records = payload.get(Self::BATCH_HEADER_LEN..)?;
+        let count = usize::from(u16::from_be_bytes(count));
+        if records.len() != count * Self::LEN {
+            return None;
+        }
+        let records = records.chunks_exact(Self::LEN).map(Self::parse).collect::<Option<_>>()?;
+        Some((u32::from_be_bytes(number), records))
+    }
+
+    /// Writes a batch of at most [`Self::MAX_PER_BATCH`] records; more are left out.
+    #[must_use]
+    pub fn emit_batch(number: u32, records: &[Self]) -> Vec<u8> {
+        let records = &records[..records.len().min(Self::MAX_PER_BATCH)];
+        let mut out = Vec::with_capacity(Self::BATCH_HEADER_LEN + records.len() * Self::LEN);
+        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&(records.len() as u16).to_be_bytes());
+        out.extend_from_slice(&[0; 2]);
+        for record in records {
+            out.extend_from_slice(&record.emit());
+        }
+        out
+    }
+}

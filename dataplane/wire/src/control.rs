@@ -1,0 +1,438 @@
+//! Control messages: one critical Geneve option, the same 88 bytes for every kind.
+//!
+//! ```text
+//!  0      1          2           3           4 … 7
+//! +------+----------+-----------+-----------+-----------------------+
+//! | kind | version  | hop budget| reject TTL| epoch                 |  0
+//! +------+----------+-----------+-----------+-----------------------+
+//! | incarnation                             | cookie                |  8
+//! +-----------------------------------------+-----------------------+
+//! | ingress         | head                  | second    | backend   | 16
+//! +-----------------+-----------------------+-----------+-----------+
+//! | sender          | receiver              | flags     |reason| 0  | 24
+//! +-----------------+-----------------------+-----------+-----------+
+//! | load                                    | tried[0]  | tried[1]  | 32
+//! +-----------------------------------------+-----------+-----------+
+//! | tried[2]        | tried[3]              | 0                     | 40
+//! +-----------------+-----------------------+-----------------------+
+//! | boot id of the sender                                           | 48
+//! | sequence number of the sender                                   | 56
+//! | first word (see Kind)                                           | 64
+//! | second word (see Kind)                                          | 72
+//! | MAC                                                             | 80
+//! +-----------------------------------------------------------------+ 88
+//! ```
+//! The MAC covers the first 80 bytes with the hop budget as 0, then the padded canonical five-tuple (40 bytes) of
+//! the inner packet. Sender and receiver are inside.
+
+use thiserror::Error;
+use zerocopy::byteorder::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::geneve::{OPTION_CLASS, OPTION_TYPE};
+use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId};
+
+/// The version of the protocol that this build speaks.
+pub const VERSION: u8 = 1;
+/// The option with its 4-byte header.
+pub const CONTROL_OPTION_LEN: usize = 4 + Control::LEN;
+/// A message may be forwarded so often: ingress → head → second → backend is two forwards, and a tracker of a
+/// newer map may add one on each leg.
+pub const HOP_BUDGET: u8 = 6;
+/// Backends that an Open can name as already tried: reject TTL 3 makes 4 candidates.
+pub const MAX_TRIED: usize = 4;
+
+// One option is at most 31 words (RFC 8926, section 3.5).
+const _: () = assert!(Control::LEN <= 124 && Control::LEN.is_multiple_of(4));
+const _: () = assert!(size_of::<Layout>() == Control::LEN);
+
+macro_rules! wire_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $value:literal => $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[doc = $doc])+ $variant = $value,)+ }
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+            /// From the wire.
+            #[must_use]
+            pub const fn from_wire(n: u8) -> Option<Self> {
+                match n { $($value => Some(Self::$variant),)+ _ => None }
+            }
+            /// As in metrics and logs.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    };
+}
+pub(crate) use wire_enum;
+
+wire_enum! {
+    /// What a control message says.
+    Kind {
+        /// Please take this new flow. Words: boot ids of head and second (0 while nobody voted). Carries the client's
+        /// packet.
+        Open = 1 => "open",
+        /// The backend took it. Word: the backend's counter.
+        Accept = 2 => "accept",
+        /// The backend refused it (or, with [`Flags::FINAL`], the trackers gave up). Word: the backend's counter.
+        /// Carries the client's packet as the Open did, so that no tracker must keep it.
+        Reject = 3 => "reject",
+        /// A tracker asks the backend of a pending entry to decide now.
+        Cancel = 4 => "cancel",
+        /// An ingress asks where a flow lives. Word: nonce.
+        Query = 5 => "query",
+        /// A tracker says where a flow lives. Word: nonce of the Query, 0 when it answers an Open.
+        State = 6 => "state",
+        /// A backend got a packet of a flow that it does not have. Word: the backend's counter.
+        NotMine = 7 => "not_mine",
+        /// The backend says that the flow ended; with [`Flags::ACK`], the answer to that. Word: the backend's counter.
+        Close = 8 => "close",
+    }
+}
+
+wire_enum! {
+    /// Why a flow was refused: the label `reason` of `jlb_rejects_total`.
+    RejectReason {
+        /// Not a refusal.
+        None = 0 => "none",
+        /// Nobody listens on VIP:port.
+        NoListener = 1 => "no_listener",
+        /// The listener's accept queue is too deep.
+        QueueFull = 2 => "queue_full",
+        /// As many flows as configured.
+        MaxConnections = 3 => "max_connections",
+        /// Configured to refuse.
+        Refuse = 4 => "refuse",
+        /// The agent's flow table is full.
+        TableFull = 5 => "table_full",
+        /// The agent's daemon is down; its eBPF half answers.
+        AgentDown = 6 => "agent_down",
+        /// The host is being drained.
+        Drain = 7 => "drain",
+        /// A tracker cancelled the offer.
+        Cancelled = 8 => "cancelled",
+        /// No candidate is left (said by trackers).
+        Exhausted = 9 => "exhausted",
+        /// Not a service of this host.
+        NotServed = 10 => "not_served",
+    }
+}
+
+/// Flags of a control message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u16);
+
+impl Flags {
+    /// Open: the last candidate must take it, whatever its load.
+    pub const FORCE: Self = Self(1);
+    /// Open: the five-tuple has an incumbent of another incarnation at this backend. Never admits; asks for its word.
+    pub const INCUMBENT: Self = Self(1 << 1);
+    /// Reject: the trackers' last word to the ingress.
+    pub const FINAL: Self = Self(1 << 2);
+    /// The inner packet is cut (a SYN's data, a datagram's payload): the whole one follows after Accept.
+    pub const CUT: Self = Self(1 << 3);
+    /// Close: it is acknowledged.
+    pub const ACK: Self = Self(1 << 4);
+    /// Open between trackers: the candidate is "refused" (design, rule 13); no backend.
+    pub const REFUSED: Self = Self(1 << 5);
+    /// State: this tracker does not know the flow.
+    pub const UNKNOWN: Self = Self(1 << 6);
+    /// State: there is a pending entry: ask again.
+    pub const PENDING: Self = Self(1 << 7);
+    /// All flags that version 1 knows.
+    pub const KNOWN: Self = Self(0xff);
+
+    /// Whether all of `other` are set.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// With `other` set too.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// With `other` set or cleared.
+    #[must_use]
+    pub const fn set(self, other: Self, on: bool) -> Self {
+        Self(if on { self.0 | other.0 } else { self.0 & !other.0 })
+    }
+}
+
+/// The load of a host, as every Accept, Reject and Close carries it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Load {
+    /// Depth of the listener's accept queue.
+    pub queue: u16,
+    /// CPU utilisation, 0 ..= 65535 for 0 ..= 1.
+    pub cpu: u16,
+}
+
+/// A control message, without its MAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// What it says.
+    pub kind: Kind,
+    /// Protocol version.
+    pub version: u8,
+    /// Forwards that are left. Not under the MAC.
+    pub hop_budget: u8,
+    /// Rejects that are left before the flow is exhausted.
+    pub reject_ttl: u8,
+    /// Epoch of the sender's member list.
+    pub epoch: Epoch,
+    /// Of the flow.
+    pub incarnation: Incarnation,
+    /// The ingress's own word, echoed.
+    pub cookie: u32,
+    /// The ingress that asked.
+    pub ingress: Option<MemberId>,
+    /// The tracker that heads the chain.
+    pub head: Option<MemberId>,
+    /// The tracker that stands second in it.
+    pub second: Option<MemberId>,
+    /// The candidate, or the flow's backend.
+    pub backend: Option<MemberId>,
+    /// Who signed it.
+    pub sender: MemberId,
+    /// For whom it was signed in the end (forwarders on the way verify it too).
+    pub receiver: MemberId,
+    /// See [`Flags`].
+    pub flags: Flags,
+    /// Why, in a Reject.
+    pub reason: RejectReason,
+    /// The backend's load, in its own messages.
+    pub load: Load,
+    /// Backends that refused already, in order.
+    pub tried: Tried,
+    /// Boot id of the sender.
+    pub boot: BootId,
+    /// Sequence number of the sender; its top 8 bits name the worker.
+    pub sequence: u64,
+    /// First word: see [`Kind`].
+    pub word_a: u64,
+    /// Second word: see [`Kind`].
+    pub word_b: u64,
+}
+
+/// A list of at most [`MAX_TRIED`] members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tried([u16; MAX_TRIED]);
+
+impl Tried {
+    /// Adds one at the end; `false` when the list is full.
+    pub fn push(&mut self, id: MemberId) -> bool {
+        match self.0.iter_mut().find(|slot| **slot == 0) {
+            Some(slot) => {
+                *slot = id.as_u16();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether it holds `id`.
+    #[must_use]
+    pub fn contains(&self, id: MemberId) -> bool {
+        self.0.contains(&id.as_u16())
+    }
+
+    /// How many it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().take_while(|&&slot| slot != 0).count()
+    }
+
+    /// Whether it holds nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0[0] == 0
+    }
+
+    /// Its members, in order.
+    pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.0.iter().filter_map(|&slot| MemberId::new(slot))
+    }
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct Layout {
+    kind: u8,
+    version: u8,
+    hop_budget: u8,
+    reject_ttl: u8,
+    epoch: U32,
+    incarnation: U32,
+    cookie: U32,
+    ingress: U16,
+    head: U16,
+    second: U16,
+    backend: U16,
+    sender: U16,
+    receiver: U16,
+    flags: U16,
+    reason: u8,
+    reserved: u8,
+    queue: U16,
+    cpu: U16,
+    tried: [U16; MAX_TRIED],
+    reserved_2: U32,
+    boot: U64,
+    sequence: U64,
+    word_a: U64,
+    word_b: U64,
+    mac: U64,
+}
+
+/// Why a control option is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ControlError {
+    /// Shorter than 88 bytes.
+    #[error("control message is too short")]
+    Truncated,
+    /// A version that we do not speak.
+    #[error("control message of version {0}")]
+    Version(u8),
+    /// A kind that we do not know.
+    #[error("control message of unknown kind {0}")]
+    Kind(u8),
+    /// A member id, flag or reason that cannot be.
+    #[error("control message with an impossible field")]
+    Malformed,
+    /// The MAC does not fit.
+    #[error("wrong message authentication code")]
+    Mac,
+}
+
+impl Control {
+    /// Bytes of the option's body.
+    pub const LEN: usize = 88;
+    const SIGNED: usize = Self::LEN - 8;
+    const HOP_BUDGET_AT: usize = 2;
+
+    /// Parses the option's body and verifies its MAC for the five-tuple of the inner packet (client → VIP).
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn parse(option: &[u8], tuple: &FiveTuple, keys: &MacKeys) -> Result<Self, ControlError> {
+        let (layout, _) = Layout::read_from_prefix(option).map_err(|_| ControlError::Truncated)?;
+        if layout.version != VERSION {
+            return Err(ControlError::Version(layout.version));
+        }
+        if !keys.verify(&[&signed_part(&layout), tuple.padded()], layout.mac.get()) {
+            return Err(ControlError::Mac);
+        }
+        Self::from_layout(&layout)
+    }
+
+    /// The option, signed, with its header: what [`crate::Payload::Control`] takes.
+    #[must_use]
+    pub fn emit(&self, tuple: &FiveTuple, keys: &MacKeys) -> [u8; CONTROL_OPTION_LEN] {
+        let mut layout = self.to_layout();
+        layout.mac = keys.sign(&[&signed_part(&layout), tuple.padded()]).into();
+        let mut out = [0; CONTROL_OPTION_LEN];
+        out[..2].copy_from_slice(&OPTION_CLASS.to_be_bytes());
+        out[2] = OPTION_TYPE;
+        out[3] = (Self::LEN / 4) as u8;
+        out[4..].copy_from_slice(layout.as_bytes());
+        out
+    }
+
+    /// A forwarder's copy of a received option: the sender's MAC and all else stay, one hop less. `None` when the
+    /// budget is used up.
+    #[must_use]
+    pub fn forwarded(option: &[u8; Self::LEN]) -> Option<[u8; CONTROL_OPTION_LEN]> {
+        let left = option[Self::HOP_BUDGET_AT].checked_sub(1)?;
+        let mut out = [0; CONTROL_OPTION_LEN];
+        out[..2].copy_from_slice(&OPTION_CLASS.to_be_bytes());
+        out[2] = OPTION_TYPE;
+        out[3] = (Self::LEN / 4) as u8;
+        out[4..].copy_from_slice(option);
+        out[4 + Self::HOP_BUDGET_AT] = left;
+        Some(out)
+    }
+
+    fn from_layout(l: &Layout) -> Result<Self, ControlError> {
+        let optional = |id: U16| match id.get() {
+            0 => Ok(None),
+            id => MemberId::new(id).map(Some).ok_or(ControlError::Malformed),
+        };
+        let required = |id: U16| MemberId::new(id.get()).ok_or(ControlError::Malformed);
+        let mut tried = Tried::default();
+        for (slot, id) in tried.0.iter_mut().zip(l.tried) {
+            *slot = MemberId::to_wire(optional(id)?);
+        }
+        if tried.0[tried.len()..].iter().any(|&id| id != 0) || l.flags.get() & !Flags::KNOWN.0 != 0
+        {
+            return Err(ControlError::Malformed);
+        }
+        Ok(Self {
+            kind: Kind::from_wire(l.kind).ok_or(ControlError::Kind(l.kind))?,
+            version: l.version,
+            hop_budget: l.hop_budget,
+            reject_ttl: l.reject_ttl,
+            epoch: Epoch(l.epoch.get()),
+            incarnation: Incarnation(l.incarnation.get()),
+            cookie: l.cookie.get(),
+            ingress: optional(l.ingress)?,
+            head: optional(l.head)?,
+            second: optional(l.second)?,
+            backend: optional(l.backend)?,
+            sender: required(l.sender)?,
+            receiver: required(l.receiver)?,
+            flags: Flags(l.flags.get()),
+            reason: RejectReason::from_wire(l.reason).ok_or(ControlError::Malformed)?,
+            load: Load { queue: l.queue.get(), cpu: l.cpu.get() },
+            tried,
+            boot: BootId(l.boot.get()),
+            sequence: l.sequence.get(),
+            word_a: l.word_a.get(),
+            word_b: l.word_b.get(),
+        })
+    }
+
+    fn to_layout(self) -> Layout {
+        let id = |id: Option<MemberId>| U16::new(MemberId::to_wire(id));
+        Layout {
+            kind: self.kind as u8,
+            version: self.version,
+            hop_budget: self.hop_budget,
+            reject_ttl: self.reject_ttl,
+            epoch: self.epoch.0.into(),
+            incarnation: self.incarnation.0.into(),
+            cookie: self.cookie.into(),
+            ingress: id(self.ingress),
+            head: id(self.head),
+            second: id(self.second),
+            backend: id(self.backend),
+            sender: self.sender.as_u16().into(),
+            receiver: self.receiver.as_u16().into(),
+            flags: self.flags.0.into(),
+            reason: self.reason as u8,
+            reserved: 0,
+            queue: self.load.queue.into(),
+            cpu: self.load.cpu.into(),
+            tried: self.tried.0.map(U16::new),
+            reserved_2: 0.into(),
+            boot: self.boot.0.into(),
+            sequence: self.sequence.into(),
+            word_a: self.word_a.into(),
+            word_b: self.word_b.into(),
+            mac: 0.into(),
+        }
+    }
+}
+
+fn signed_part(layout: &Layout) -> [u8; Control::SIGNED] {
+    let mut signed = [0; Control::SIGNED];
+    signed.copy_from_slice(&layout.as_bytes()[..Control::SIGNED]);
+    signed[Control::HOP_BUDGET_AT] = 0;
+    signed
+}

@@ -1,0 +1,46 @@
+//! JLB's wire format, bit by bit as in `docs/protocol.md`.
+//!
+//! All JLB traffic is Geneve (RFC 8926) over UDP. A packet is one of three:
+//!
+//! | content | what | module |
+//! |---|---|---|
+//! | an inner packet, no option | `Data` (ingress → backend), `Egress` (backend → egress) | [`Outer`], [`Packet`] |
+//! | an inner packet behind one control option | Open, Accept, Reject, Cancel, Query, State, NotMine, Close | [`Control`] |
+//! | a body | Probe, Load, Refresh, Epoch | [`Body`] |
+//!
+//! Parsers never panic, whatever the bytes; nothing here does I/O.
+#![forbid(unsafe_code)]
+
+mod body;
+mod bytes;
+pub mod checksum;
+mod control;
+mod geneve;
+mod ids;
+mod inner;
+mod ip;
+mod mac;
+mod synth;
+mod tuple;
+
+pub use body::{
+    Body, BodyError, BodyKind, LoadReport, MAX_BODY_PAYLOAD, Probe, RefreshRecord, SilentBackends,
+    body_flags,
+};
+pub use control::{
+    CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,
+    RejectReason, Tried, VERSION,
+};
+pub use geneve::{
+    Content, ETHERTYPE_BODY, ETHERTYPE_V4, ETHERTYPE_V6, EmitError, Encapsulation, GENEVE_PORT,
+    GeneveError, OPTION_CLASS, OPTION_TYPE, OVERHEAD_V4, OVERHEAD_V6, Outer, Payload,
+    decapsulated_traffic_class, entropy_port,
+};
+pub use ids::{BootId, Epoch, Incarnation, MemberId};
+pub use inner::{Packet, PacketError, Tcp, tcp_flags};
+pub use ip::IpHeader;
+pub use mac::{MacKey, MacKeys};
+pub use synth::{
+    MAX_FLOW_HEADERS, OPEN_PAYLOAD, OpenCut, flow_headers, mend, transport_checksum_fits,
+};
+pub use tuple::{FiveTuple, MixedFamilies, Protocol};
