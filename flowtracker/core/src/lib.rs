@@ -1,0 +1,35 @@
+//! The flow tracker: which flow is on which backend.
+//!
+//! An ingress that meets a new flow sends **Open** to a tracker of the flow's trio. That one heads the chain: it picks
+//! a backend, stores the choice and asks another tracker of the trio to stand second; the second stores it too and asks
+//! the backend. So a backend only ever decides on what two trackers have written down, and what it answers comes back
+//! the same way: **Accept** is stored as established, **Reject** makes the head pick another one.
+//!
+//! The rules that keep one flow on one backend whatever is lost, doubled, reordered or wrongly suspected are those of
+//! `docs/protocol.md`, section 5; each is one `if self.rules.on(Rule::…)` here.
+//!
+//! | module | |
+//! |---|---|
+//! | `tracker` | the role: who gets a packet, time, events |
+//! | `open` | Open from an ingress, from a tracker |
+//! | `answer` | Accept, Reject, Close |
+//! | `send` | the messages that we write |
+//! | `store` | flows, pending entries, tombstones, refusals; all bounded |
+//! | `policy` | the choice of a backend |
+#![forbid(unsafe_code)]
+
+mod answer;
+mod entry;
+mod metrics;
+mod open;
+mod policy;
+mod send;
+mod store;
+mod tracker;
+
+pub use entry::{Candidate, FlowState, FlowView};
+pub use store::Counts;
+pub use tracker::{Tracker, TrackerConfig, TrackerEvent};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,429 @@
+//! One tracker under test; all other members are puppets that answer Probe and say what a test tells them to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jlb_flow::{FlowHasher, FlowId, HashKey};
+use jlb_map::{
+    Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, Policy, ReturnPath, Service,
+    Snapshot, Spec, Underlay,
+};
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, buffer_with};
+use jlb_role::{
+    Burst, FakeBuf, FakeIo, Nanos, PacketBuf as _, Reason, Role as _, Rule, Samples, UnderlayDst,
+    Without, WorkerId,
+};
+use jlb_wire::{
+    BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_FLOW_HEADERS, MacKey, MacKeys,
+    MemberId, Outer, Protocol, flow_headers,
+};
+
+use crate::{Tracker, TrackerConfig};
+
+pub(super) const fn id(n: u16) -> MemberId {
+    MemberId::new(n).unwrap()
+}
+
+pub(super) const INGRESS: MemberId = id(1);
+pub(super) const INGRESS_2: MemberId = id(2);
+/// The test flows' trio, by rank; 14 is in none of theirs.
+pub(super) const T1: MemberId = id(11);
+pub(super) const T2: MemberId = id(12);
+pub(super) const T3: MemberId = id(13);
+pub(super) const OUTSIDER: MemberId = id(14);
+pub(super) const BACKENDS: [MemberId; 4] = [id(21), id(22), id(23), id(24)];
+
+/// The services: port 80 resets, 81 forces, UDP 53 resets.
+pub(super) const RESET: u16 = 80;
+pub(super) const FORCE: u16 = 81;
+pub(super) const DNS: u16 = 53;
+
+pub(super) const CLOSING: u64 = 2000;
+pub(super) const REPLAY_WINDOW: u64 = 4000;
+
+pub(super) fn boot(member: MemberId) -> BootId {
+    BootId(u64::from(member.as_u16()) << 32)
+}
+
+pub(super) fn spec() -> Spec {
+    use MemberRole::{FlowTracker, Ingress};
+    let ids = [1, 2].map(|n| (n, Ingress)).into_iter();
+    let ids = ids.chain([11, 12, 13, 14].map(|n| (n, FlowTracker)));
+    let ids = ids.chain([21, 22, 23, 24].map(|n| (n, MemberRole::Backend)));
+    let members = ids
+        .map(|(n, role)| Member {
+            id: id(n),
+            name: format!("m{n}"),
+            role,
+            addresses: std::net::IpAddr::from([10, 0, 0, n as u8]).into(),
+            drain: false,
+        })
+        .collect();
+    let service = |name: &str, port, protocol, on_exhausted| Service {
+        name: name.into(),
+        vips: vec!["203.0.113.10".parse().unwrap(), "2001:db8::10".parse().unwrap()],
+        port,
+        protocol,
+        backends: BACKENDS.map(Backend::new).to_vec(),
+        policy: Policy::Random,
+        reject_ttl: 3,
+        on_exhausted,
+        return_path: ReturnPath::Egress,
+        admission: Admission::Accept,
+    };
+    Spec {
+        generation: 1,
+        epoch: Epoch(1),
+        keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
+        underlay: Underlay {
+            prefixes: vec!["10.0.0.0/24".parse().unwrap()],
+            prefer: Family::V4,
+            port: 6081,
+            mtu: 1500,
+        },
+        members,
+        services: vec![
+            service("web", RESET, Protocol::Tcp, OnExhausted::Reset),
+            service("forced", FORCE, Protocol::Tcp, OnExhausted::Force),
+            service("dns", DNS, Protocol::Udp, OnExhausted::Reset),
+        ],
+    }
+}
+
+/// What the tracker sent, as its receiver reads it.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) to: MemberId,
+    pub(super) control: Control,
+    pub(super) inner: Vec<u8>,
+}
+
+struct Puppet {
+    peers: Peers,
+    io: FakeIo,
+}
+
+pub(super) struct World {
+    pub(super) now: Nanos,
+    pub(super) tracker: Tracker<Without>,
+    pub(super) io: FakeIo,
+    puppets: BTreeMap<MemberId, Puppet>,
+    pub(super) down: BTreeSet<MemberId>,
+    /// Control messages of the tracker that nobody looked at yet.
+    pub(super) out: Vec<Sent>,
+}
+
+pub(super) fn config(me: MemberId) -> TrackerConfig {
+    TrackerConfig {
+        id: me,
+        worker: WorkerId(0),
+        workers: 1,
+        boot: boot(me),
+        seed: 5,
+        flow_capacity: 64,
+        pending_capacity: 16,
+        remembered_capacity: 16,
+    }
+}
+
+impl World {
+    pub(super) fn new(me: MemberId) -> Self {
+        Self::with(config(me), spec(), None)
+    }
+
+    pub(super) fn without(me: MemberId, rule: Rule) -> Self {
+        Self::with(config(me), spec(), Some(rule))
+    }
+
+    /// All members know each other.
+    pub(super) fn with(config: TrackerConfig, spec: Spec, broken: Option<Rule>) -> Self {
+        let snapshot = Snapshot::build(spec).unwrap();
+        let puppet = |m: &Member| {
+            let worker = WorkerId(0);
+            let seed = u64::from(m.id.as_u16());
+            let config = PeersConfig { id: m.id, worker, workers: 1, boot: boot(m.id), seed };
+            let peers = Peers::new(config, Arc::clone(&snapshot), Nanos::ZERO);
+            (m.id, Puppet { peers, io: FakeIo::default() })
+        };
+        let puppets = snapshot.members().iter().filter(|m| m.id != config.id).map(puppet).collect();
+        let tracker =
+            Tracker::new(config, Arc::clone(&snapshot), Without(broken), Nanos::ZERO).unwrap();
+        let mut world = Self {
+            now: Nanos::ZERO,
+            tracker,
+            io: FakeIo::default(),
+            puppets,
+            down: BTreeSet::new(),
+            out: Vec::new(),
+        };
+        world.run(200);
+        world.io.reports.clear();
+        // Answers that came before the boot ids were known.
+        world.io.dropped.clear();
+        world
+    }
+
+    /// A member begins anew, with another boot id.
+    pub(super) fn reboot(&mut self, member: MemberId) {
+        let snapshot = Arc::clone(self.tracker.snapshot());
+        let boot = BootId(boot(member).0 + 1);
+        let config =
+            PeersConfig { id: member, worker: WorkerId(0), workers: 1, boot, seed: boot.0 };
+        let peers = Peers::new(config, snapshot, self.now);
+        self.puppets.insert(member, Puppet { peers, io: FakeIo::default() });
+    }
+
+    pub(super) fn me(&self) -> MemberId {
+        self.tracker.peers().me()
+    }
+
+    /// Lets so many milliseconds pass, in steps of one.
+    pub(super) fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now = self.now + Nanos::from_millis(1);
+            self.tracker.tick(self.now, &mut self.io);
+            self.flush();
+            let ids: Vec<_> = self.puppets.keys().copied().collect();
+            for from in ids {
+                let now = self.now;
+                let puppet = self.puppets.get_mut(&from).unwrap();
+                puppet.peers.tick(now, &mut puppet.io);
+                self.bring(from);
+            }
+        }
+    }
+
+    /// Hands the tracker what a puppet sends it.
+    fn bring(&mut self, from: MemberId) {
+        let me = self.me();
+        let puppet = self.puppets.get_mut(&from).unwrap();
+        let mail: Vec<_> = puppet.io.sent.drain(..).collect();
+        puppet.io.reports.clear();
+        if self.down.contains(&from) {
+            return;
+        }
+        for (buf, to) in mail {
+            if to == UnderlayDst::Member(me) {
+                self.receive(buf);
+            }
+        }
+    }
+
+    pub(super) fn receive(&mut self, buf: FakeBuf) {
+        let mut burst = Burst::new();
+        burst.push(buf);
+        self.tracker.rx(self.now, &mut burst, &mut self.io);
+        self.flush();
+    }
+
+    /// Probes are answered by the puppets; control messages are kept for the test.
+    fn flush(&mut self) {
+        let snapshot = Arc::clone(self.tracker.snapshot());
+        while let Some((buf, to)) = self.io.sent.pop_front() {
+            let UnderlayDst::Member(to) = to else { panic!("a tracker only speaks to members") };
+            let envelope = Envelope::open(buf.bytes(), to, &snapshot).unwrap();
+            match envelope.carried {
+                Carried::Control { option, inner, packet } => {
+                    let keys = &snapshot.keys().mac_keys;
+                    let control =
+                        Control::parse(&buf.bytes()[option..], &packet.tuple, keys).unwrap();
+                    assert_eq!(Outer::parse(buf.bytes(), 6081).unwrap().len, buf.bytes().len());
+                    let inner = buf.bytes()[inner..].to_vec();
+                    self.out.push(Sent { to, control, inner });
+                }
+                Carried::Body { .. } => {
+                    if !self.down.contains(&to) {
+                        let now = self.now;
+                        let puppet = self.puppets.get_mut(&to).unwrap();
+                        puppet.peers.receive_body(now, buf, &envelope, &mut puppet.io);
+                        self.bring(to);
+                    }
+                }
+                Carried::Plain { .. } => panic!("a tracker sends no Data"),
+            }
+        }
+    }
+
+    /// A puppet says something, with flow headers or that packet inside, signed for `receiver`.
+    pub(super) fn say_for(
+        &mut self,
+        from: MemberId,
+        receiver: MemberId,
+        flow: &Flow,
+        packet: Option<&[u8]>,
+        kind: Kind,
+        set: impl FnOnce(&mut Control),
+    ) {
+        let me = self.me();
+        let puppet = self.puppets.get_mut(&from).unwrap();
+        let mut control = puppet.peers.control(kind, flow.incarnation);
+        set(&mut control);
+        let mut headers = [0; MAX_FLOW_HEADERS];
+        let len = flow_headers(&flow.tuple, flow.incarnation, &mut headers);
+        let inner = packet.unwrap_or(&headers[..len]);
+        let buf = buffer_with(&mut puppet.io, inner).unwrap();
+        let id = (&flow.tuple, &flow.id);
+        puppet.peers.send_control_by(buf, (me, receiver), control, id, &mut puppet.io);
+        self.bring(from);
+    }
+
+    /// The same, for the tracker itself.
+    pub(super) fn say(
+        &mut self,
+        from: MemberId,
+        flow: &Flow,
+        kind: Kind,
+        set: impl FnOnce(&mut Control),
+    ) {
+        let me = self.me();
+        self.say_for(from, me, flow, None, kind, set);
+    }
+
+    /// An ingress opens the flow.
+    pub(super) fn open(&mut self, flow: &Flow) {
+        let packet = flow.packet();
+        let me = self.me();
+        self.say_for(INGRESS, me, flow, Some(&packet), Kind::Open, |c| {
+            (c.ingress, c.cookie, c.reject_ttl) = (Some(INGRESS), 77, 3);
+        });
+    }
+
+    /// A tracker that heads a chain asks for the second vote.
+    pub(super) fn open_by(&mut self, head: MemberId, flow: &Flow, backend: MemberId) {
+        self.open_by_with(head, flow, |c| c.backend = Some(backend));
+    }
+
+    pub(super) fn open_by_with(
+        &mut self,
+        head: MemberId,
+        flow: &Flow,
+        set: impl FnOnce(&mut Control),
+    ) {
+        let packet = flow.packet();
+        let me = self.me();
+        self.say_for(head, me, flow, Some(&packet), Kind::Open, |c| {
+            (c.ingress, c.cookie, c.reject_ttl) = (Some(INGRESS), 77, 3);
+            (c.head, c.second, c.word_a) = (Some(head), Some(me), boot(head).0);
+            c.hop_budget -= 1;
+            set(c);
+        });
+    }
+
+    /// The backend takes the flow, in a chain that the tracker under test is in.
+    pub(super) fn accept(&mut self, flow: &Flow, backend: MemberId, counter: u64) {
+        let me = self.me();
+        self.say_for(backend, INGRESS, flow, None, Kind::Accept, |c| {
+            (c.ingress, c.backend, c.word_a) = (Some(INGRESS), Some(backend), counter);
+            (c.head, c.second) = if me == T1 { (Some(T1), Some(T2)) } else { (Some(T1), Some(me)) };
+        });
+    }
+
+    /// The backend refuses what the tracker, as head or second, asked with that Open.
+    pub(super) fn reject(&mut self, flow: &Flow, asked: &Sent) {
+        let packet = asked.inner.clone();
+        let (backend, head) = (asked.control.backend.unwrap(), asked.control.head.unwrap());
+        let asked = asked.control;
+        self.say_for(backend, head, flow, Some(&packet), Kind::Reject, |c| {
+            (c.ingress, c.backend, c.cookie) = (asked.ingress, asked.backend, asked.cookie);
+            (c.head, c.second, c.tried) = (asked.head, asked.second, asked.tried);
+            c.flags = Flags(asked.flags.0 & (Flags::FORCE.0 | Flags::CUT.0));
+            c.reason = jlb_wire::RejectReason::QueueFull;
+        });
+    }
+
+    /// The backend answers a Cancel: it never took the flow and never will.
+    pub(super) fn cancelled(&mut self, flow: &Flow, cancel: &Sent) {
+        let cancel = cancel.control;
+        let me = self.me();
+        self.say(cancel.backend.unwrap(), flow, Kind::Reject, |c| {
+            (c.ingress, c.backend) = (cancel.ingress, cancel.backend);
+            (c.head, c.flags) = (Some(me), cancel.flags);
+            c.reason = jlb_wire::RejectReason::Cancelled;
+        });
+    }
+
+    pub(super) fn close(&mut self, flow: &Flow, backend: MemberId, counter: u64) {
+        self.say(backend, flow, Kind::Close, |c| {
+            (c.backend, c.word_a) = (Some(backend), counter);
+        });
+    }
+
+    /// What was sent since the last time.
+    pub(super) fn sent(&mut self) -> Vec<Sent> {
+        core::mem::take(&mut self.out)
+    }
+
+    /// The one message that was sent since the last time.
+    pub(super) fn one(&mut self) -> Sent {
+        let sent = self.sent();
+        assert_eq!(sent.len(), 1, "{sent:?}; dropped {:?}", self.io.dropped);
+        sent.into_iter().next().unwrap()
+    }
+
+    pub(super) fn drops(&mut self) -> Vec<Reason> {
+        self.io.dropped.drain(..).map(|(_, why)| why).collect()
+    }
+
+    /// Nothing was sent, and one packet dropped for that reason.
+    pub(super) fn refused(&mut self, why: Reason) {
+        assert_eq!(self.drops(), [why], "{:?}", self.out);
+        assert!(self.sent().is_empty());
+    }
+
+    pub(super) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let mut samples = Samples::default();
+        jlb_role::Role::<FakeBuf>::collect(&self.tracker, &mut samples);
+        samples.sum(name, labels)
+    }
+}
+
+/// A flow of the trio T1, T2, T3.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    pub(super) tuple: FiveTuple,
+    pub(super) id: FlowId,
+    pub(super) incarnation: Incarnation,
+}
+
+impl Flow {
+    /// The `n`th flow to that port.
+    pub(super) fn new(port: u16, n: usize) -> Self {
+        Self::of([T1, T2, T3], port, n)
+    }
+
+    pub(super) fn of(trio: [MemberId; 3], port: u16, n: usize) -> Self {
+        let snapshot = Snapshot::build(spec()).unwrap();
+        let hasher = FlowHasher::new(snapshot.keys().hash_key);
+        let protocol = if port == DNS { Protocol::Udp } else { Protocol::Tcp };
+        let flow = |client_port: u16| {
+            let client = format!("198.51.100.9:{client_port}").parse().unwrap();
+            let vip = format!("203.0.113.10:{port}").parse().unwrap();
+            let tuple = FiveTuple::new(client, vip, protocol).unwrap();
+            let incarnation = Incarnation(if port == DNS { 0 } else { 1000 });
+            Self { tuple, id: hasher.id(&tuple), incarnation }
+        };
+        let fits = |f: &Self| snapshot.trio(f.id.partition()).iter().eq(trio);
+        (1..u16::MAX).map(flow).filter(fits).nth(n).unwrap()
+    }
+
+    pub(super) fn incarnation(self, n: u32) -> Self {
+        Self { incarnation: Incarnation(n), ..self }
+    }
+
+    /// The client's packet: flow headers that can be told from those that others write.
+    fn packet(&self) -> Vec<u8> {
+        let mut headers = [0; MAX_FLOW_HEADERS];
+        let len = flow_headers(&self.tuple, self.incarnation, &mut headers);
+        let mut packet = headers[..len].to_vec();
+        // Another TTL, and the checksum mended for it.
+        packet[8] = 57;
+        packet[10..12].fill(0);
+        let sum = jlb_wire::checksum::finish(jlb_wire::checksum::sum(&packet[..20]));
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet
+    }
+
+    pub(super) fn carries_packet(&self, sent: &Sent) -> bool {
+        sent.inner == self.packet()
+    }
+}

@@ -1,0 +1,170 @@
+//! Packets of clients, and what goes on to the backends.
+
+use arrayvec::ArrayVec;
+use jlb_flow::FlowId;
+use jlb_peers::packet_reason;
+use jlb_role::{BURST, Io, Nanos, PacketBuf, Reason, Rule, Rules, UnderlayDst};
+use jlb_wire::{IpHeader, MemberId, Packet, PacketError, entropy_port};
+
+use crate::Ingress;
+use crate::flows::Flow;
+use crate::fragment::fragment;
+use crate::reply::Reply;
+
+/// The clients' packets of one burst, between the stages. The arrays run in parallel.
+pub(crate) struct Clients<B> {
+    /// `None`: handed over to another worker.
+    bufs: ArrayVec<Option<B>, BURST>,
+    packets: ArrayVec<Packet, BURST>,
+}
+
+impl<B> Clients<B> {
+    pub(crate) const fn new() -> Self {
+        Self { bufs: ArrayVec::new_const(), packets: ArrayVec::new_const() }
+    }
+}
+
+impl<B: PacketBuf, R: Rules> Ingress<B, R> {
+    /// First stage: parses, and sets aside what is for a service.
+    #[inline]
+    pub(crate) fn parse_client(&mut self, mut b: B, clients: &mut Clients<B>, io: &mut impl Io<B>) {
+        let why = match Packet::parse(b.bytes()) {
+            Ok(packet) if self.view.service(&packet.tuple).is_some() => {
+                self.counters.work += 1;
+                b.truncate(packet.len);
+                clients.bufs.push(Some(b));
+                clients.packets.push(packet);
+                return;
+            }
+            Ok(packet) if self.view.directory.is_vip(packet.tuple.vip().ip()) => Reason::NoService,
+            Ok(_) => Reason::NotForUs,
+            Err(error) => self.not_balanced(b.bytes(), error),
+        };
+        io.drop(b, why);
+    }
+
+    /// What is no client's packet may be wrong only because it is for somebody else: the interface may be shared.
+    #[cold]
+    fn not_balanced(&self, bytes: &[u8], error: PacketError) -> Reason {
+        match IpHeader::parse(bytes) {
+            Ok(header) if !self.view.directory.is_vip(header.dst) => Reason::NotForUs,
+            Ok(_) | Err(_) => packet_reason(error),
+        }
+    }
+
+    /// The other stages: ids, look-ups, deeds.
+    #[inline]
+    pub(crate) fn clients(&mut self, now: Nanos, clients: Clients<B>, io: &mut impl Io<B>) {
+        let Clients { mut bufs, packets } = clients;
+        let mut ids = ArrayVec::<FlowId, BURST>::new();
+        for (buf, packet) in bufs.iter_mut().zip(&packets) {
+            let id = self.view.id(&packet.tuple);
+            ids.push(id);
+            let owner = id.worker(self.peers.workers());
+            if owner != self.peers.worker()
+                && let Some(b) = buf.take()
+            {
+                io.hand_over(b, owner);
+            }
+        }
+        let mut found = [None; BURST];
+        self.flows.lookup_batch(&ids, &mut found);
+        for (((buf, packet), id), slot) in bufs.into_iter().zip(&packets).zip(&ids).zip(found) {
+            let Some(b) = buf else { continue };
+            // An earlier packet of this burst may have changed the flow since the look-up: what stands at its place
+            // now counts, and what was not found is looked up again.
+            match slot.and_then(|slot| self.flows.at(slot, id)) {
+                Some(Flow::Established { backend, .. }) if self.rules.on(Rule::Incumbent) => {
+                    self.send_data(now, b, packet, id, backend, io);
+                }
+                _ => self.client(now, b, packet, id, io),
+            }
+        }
+    }
+
+    /// A packet that is no plain part of an established flow.
+    fn client(&mut self, now: Nanos, b: B, packet: &Packet, id: &FlowId, io: &mut impl Io<B>) {
+        let other_isn = |stored: u32| packet.tcp.is_some_and(|t| t.is_open() && t.seq != stored);
+        match self.flows.get(id) {
+            None if packet.can_open() => self.open(now, b, packet, id, io),
+            None => io.drop(b, Reason::NoFlow),
+            Some(Flow::Pending { cookie, .. }) => {
+                let displaced = self
+                    .pending
+                    .get(cookie)
+                    .is_some_and(|p| !self.rules.on(Rule::Incumbent) && other_isn(p.incarnation.0));
+                if displaced {
+                    self.abandon(cookie, Reason::DuplicateSyn, io);
+                    self.open(now, b, packet, id, io);
+                } else {
+                    self.enqueue(b, packet, cookie, io);
+                }
+            }
+            Some(Flow::Established { incarnation, .. })
+                if !self.rules.on(Rule::Incumbent) && other_isn(incarnation.0) =>
+            {
+                self.open(now, b, packet, id, io);
+            }
+            Some(Flow::Closing { incarnation, .. }) if other_isn(incarnation.0) => {
+                self.open(now, b, packet, id, io);
+            }
+            Some(Flow::Established { backend, .. } | Flow::Closing { backend, .. }) => {
+                self.send_data(now, b, packet, id, backend, io);
+            }
+        }
+    }
+
+    /// Sends a client's packet (without padding) to a backend.
+    #[inline]
+    pub(crate) fn send_data(
+        &mut self,
+        now: Nanos,
+        mut b: B,
+        packet: &Packet,
+        id: &FlowId,
+        backend: MemberId,
+        io: &mut impl Io<B>,
+    ) {
+        let Some(template) = self.view.templates.of(backend) else {
+            return io.drop(b, Reason::NoBackend);
+        };
+        if b.len() > template.max_inner() {
+            let max = template.max_inner();
+            return self.send_large(now, b, (packet, id), (backend, max), io);
+        }
+        let port = entropy_port(id.bucket_hash());
+        match template.wrap(&mut b, packet.tuple.is_v6(), packet.traffic_class, port) {
+            Ok(()) => {
+                self.counters.data += 1;
+                io.send(b, UnderlayDst::Member(backend));
+            }
+            Err(_) => io.drop(b, Reason::Oversized),
+        }
+    }
+
+    /// A packet that does not fit the underlay when it is encapsulated.
+    #[cold]
+    fn send_large(
+        &mut self,
+        now: Nanos,
+        b: B,
+        (packet, id): (&Packet, &FlowId),
+        (backend, max): (MemberId, usize),
+        io: &mut impl Io<B>,
+    ) {
+        if packet.dont_fragment {
+            let what = Reply::TooBig(max as u16);
+            self.replies.say(now, what, (b.bytes(), packet), &self.view, io);
+            return io.drop(b, Reason::TooBig);
+        }
+        match fragment(b, max, io) {
+            // Each of them fits, so this ends here.
+            Ok(pieces) => {
+                for piece in pieces {
+                    self.send_data(now, piece, packet, id, backend, io);
+                }
+            }
+            Err((b, why)) => io.drop(b, why),
+        }
+    }
+}
