@@ -1,0 +1,313 @@
+//! The user half: says what the kernel half decided.
+
+mod closes;
+
+use std::sync::Arc;
+
+use jlb_flow::FlowHasher;
+use jlb_map::Snapshot;
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, buffer_with};
+use jlb_role::{
+    AllRules, Burst, Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Role, Rules,
+    WorkerId,
+};
+use jlb_wire::{
+    FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId, flow_headers,
+};
+
+use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
+pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
+use closes::{Closes, Due, Target};
+
+/// Closes sent or forgotten per tick.
+const DUE_PER_TICK: usize = 256;
+
+static UNREPEATED: Metric = Metric {
+    name: "jlb_closes_unrepeated_total",
+    help: "Closes that were sent only once, since too many were under way.",
+    kind: MetricKind::Counter,
+};
+static UNACKNOWLEDGED: Metric = Metric {
+    name: "jlb_closes_unacknowledged_total",
+    help: "Closes that somebody did not acknowledge, however often they were repeated.",
+    kind: MetricKind::Counter,
+};
+static CLOSES: Metric = Metric {
+    name: "jlb_closes_remembered",
+    help: "Closes that are under way or were lately.",
+    kind: MetricKind::Gauge,
+};
+
+/// What an agent is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct AgentConfig {
+    /// Our member id.
+    pub id: MemberId,
+    /// For nonces: random bits, other ones in each process.
+    pub seed: u64,
+    /// Closes that are repeated until they are acknowledged, and then remembered for 8 s. About 300 bytes each.
+    pub close_capacity: usize,
+}
+
+/// What can happen to an agent besides packets and time.
+#[derive(Clone, Debug)]
+pub enum AgentEvent {
+    /// From the kernel half.
+    Kernel(KernelEvent),
+    /// A new member list.
+    Snapshot(Arc<Snapshot>),
+    /// The host's CPU load, 0 ..= 65535 for 0 ..= 1.
+    Cpu(u16),
+}
+
+/// The user half of an agent. It decides nothing about flows.
+#[derive(Debug)]
+pub struct Agent<R: Rules = AllRules> {
+    peers: Peers,
+    hasher: FlowHasher,
+    closes: Closes,
+    cpu: u16,
+    unrepeated: u64,
+    // Nothing that a canary switches off is in this half.
+    _rules: core::marker::PhantomData<R>,
+}
+
+impl<R: Rules> Agent<R> {
+    /// Knows no other member yet. Boot id and start come from the pinned word.
+    #[must_use]
+    pub fn new(
+        config: AgentConfig,
+        snapshot: Arc<Snapshot>,
+        _: R,
+        now: Nanos,
+        word: &impl BackendWord,
+    ) -> Self {
+        let hasher = FlowHasher::new(snapshot.keys().hash_key);
+        let peers = PeersConfig {
+            id: config.id,
+            worker: WorkerId(USER_WORKER),
+            // The kernel half counts as worker 0.
+            workers: USER_WORKER + 1,
+            boot: word.boot(),
+            seed: config.seed,
+        };
+        let mut peers = Peers::new(peers, snapshot, now);
+        peers.skip_sequence(first_sequence(word.next_start()));
+        Self {
+            peers,
+            hasher,
+            closes: Closes::new(config.close_capacity),
+            cpu: 0,
+            unrepeated: 0,
+            _rules: core::marker::PhantomData,
+        }
+    }
+
+    /// The other members. For status and checkers.
+    #[must_use]
+    pub const fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Closes that are under way or remembered. For status and checkers.
+    #[must_use]
+    pub fn closes(&self) -> usize {
+        self.closes.len()
+    }
+
+    fn receive<B: PacketBuf>(&mut self, now: Nanos, buf: B, io: &mut impl Io<B>) {
+        let envelope = match Envelope::open(buf.bytes(), self.peers.me(), self.peers.snapshot()) {
+            Ok(envelope) => envelope,
+            Err(why) => return io.drop(buf, why),
+        };
+        match envelope.carried {
+            Carried::Body { .. } => self.peers.receive_body(now, buf, &envelope, io),
+            // Data is the kernel half's.
+            Carried::Plain { .. } => io.drop(buf, Reason::WrongKind),
+            Carried::Control { packet, .. } => {
+                if let Err(why) = self.control(now, buf.bytes(), &envelope, &packet.tuple) {
+                    io.drop(buf, why);
+                }
+            }
+        }
+    }
+
+    fn control(
+        &mut self,
+        now: Nanos,
+        bytes: &[u8],
+        envelope: &Envelope,
+        tuple: &FiveTuple,
+    ) -> Result<(), Reason> {
+        let c = envelope.control(now, bytes, &mut self.peers)?;
+        if c.kind != Kind::Close || !c.flags.has(Flags::ACK) {
+            return Err(Reason::WrongKind);
+        }
+        if !self.closes.acknowledged((*tuple, c.incarnation), c.word_a, c.sender) {
+            return Err(Reason::Unexpected);
+        }
+        Ok(())
+    }
+
+    fn kernel_event<B: PacketBuf>(&mut self, now: Nanos, e: &KernelEvent, io: &mut impl Io<B>) {
+        let Some(tuple) = e.tuple else {
+            if let (EventKind::Learn, Some(peer)) = (e.kind, e.peer) {
+                self.peers.ask(now, peer);
+            }
+            return;
+        };
+        match e.kind {
+            EventKind::SynAckSeen | EventKind::UdpAdmitted | EventKind::RepeatAccept => {
+                self.accept(&tuple, e, e.second, (e.head, e.second), io);
+            }
+            // The canceller is the whole chain: it tells the ingress.
+            EventKind::CancelledButLive => self.accept(&tuple, e, e.peer, (e.peer, None), io),
+            EventKind::Closed => {
+                let targets = self.targets(&tuple, e);
+                self.publish(now, (tuple, e.incarnation), e.counter, &targets, io);
+            }
+            EventKind::RepeatClose => self.repeat_close(now, &tuple, e, io),
+            EventKind::Learn => {}
+        }
+    }
+
+    /// Says to the ingress, along the chain, that the flow is here.
+    fn accept<B: PacketBuf>(
+        &mut self,
+        tuple: &FiveTuple,
+        e: &KernelEvent,
+        via: Option<MemberId>,
+        (head, second): (Option<MemberId>, Option<MemberId>),
+        io: &mut impl Io<B>,
+    ) {
+        let (Some(via), Some(ingress)) = (via, e.asker) else { return };
+        let mut accept = self.peers.control(Kind::Accept, e.incarnation);
+        (accept.head, accept.second, accept.ingress) = (head, second, Some(ingress));
+        accept.backend = Some(self.peers.me());
+        accept.cookie = e.cookie;
+        accept.flags = Flags::default().set(Flags::FORCE, e.force);
+        accept.load = Load { queue: e.queue, cpu: self.cpu };
+        accept.word_a = e.counter;
+        let mut headers = [0; MAX_FLOW_HEADERS];
+        let len = flow_headers(tuple, e.incarnation, &mut headers);
+        // With no buffer it is lost: the ingress's next Open, or the tracker's Cancel, brings another.
+        let Some(buf) = buffer_with(io, &headers[..len]) else { return };
+        let flow = self.hasher.id(tuple);
+        self.peers.send_control_by(buf, (via, ingress), accept, (tuple, &flow), io);
+    }
+
+    /// Who must hear of a Close: the trio, the ingress hosts that the flow came from, and who asked.
+    fn targets(&self, tuple: &FiveTuple, e: &KernelEvent) -> Vec<MemberId> {
+        let snapshot = self.peers.snapshot();
+        let trio = snapshot.trio(self.hasher.id(tuple).partition());
+        let all = trio.iter().chain(e.ingress.iter().copied().flatten()).chain(e.peer);
+        let mut targets = Vec::new();
+        for id in all {
+            if snapshot.member(id).is_some() && !targets.contains(&id) {
+                targets.push(id);
+            }
+        }
+        targets
+    }
+
+    fn repeat_close<B: PacketBuf>(
+        &mut self,
+        now: Nanos,
+        tuple: &FiveTuple,
+        e: &KernelEvent,
+        io: &mut impl Io<B>,
+    ) {
+        let known = self.closes.of(tuple, e.incarnation);
+        if known.is_empty() && e.incarnation != Incarnation(0) {
+            // The kernel half remembers more than we do: we were started after that.
+            let targets = self.targets(tuple, e);
+            return self.publish(now, (*tuple, e.incarnation), e.counter, &targets, io);
+        }
+        for key in known {
+            if self.closes.again(now, key, e.peer) {
+                self.send_due(now, io);
+            }
+        }
+    }
+
+    fn publish<B: PacketBuf>(
+        &mut self,
+        now: Nanos,
+        key: (FiveTuple, Incarnation),
+        counter: u64,
+        targets: &[MemberId],
+        io: &mut impl Io<B>,
+    ) {
+        if self.closes.begin(now, key, counter, targets) {
+            return self.send_due(now, io);
+        }
+        self.unrepeated += 1;
+        for &to in targets {
+            self.send_close(key, counter, to, io);
+        }
+    }
+
+    fn send_due<B: PacketBuf>(&mut self, now: Nanos, io: &mut impl Io<B>) {
+        for _ in 0..DUE_PER_TICK {
+            let Some(Due { key, counter, targets }) = self.closes.pop_due(now) else { break };
+            for Target { member, .. } in targets.iter().filter(|t| !t.acknowledged) {
+                self.send_close(key, counter, *member, io);
+            }
+        }
+    }
+
+    fn send_close<B: PacketBuf>(
+        &mut self,
+        (tuple, incarnation): (FiveTuple, Incarnation),
+        counter: u64,
+        to: MemberId,
+        io: &mut impl Io<B>,
+    ) {
+        let mut close = self.peers.control(Kind::Close, incarnation);
+        close.backend = Some(self.peers.me());
+        close.load = Load { queue: 0, cpu: self.cpu };
+        close.word_a = counter;
+        let flow = self.hasher.id(&tuple);
+        // With no buffer the repetition comes.
+        self.peers.send_headers(to, close, (&tuple, &flow), io);
+    }
+}
+
+impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
+    type Event = AgentEvent;
+
+    fn rx(&mut self, now: Nanos, burst: &mut Burst<B>, io: &mut impl Io<B>) {
+        for buf in burst.drain(..) {
+            self.receive(now, buf, io);
+        }
+    }
+
+    fn event(&mut self, now: Nanos, event: AgentEvent, io: &mut impl Io<B>) {
+        match event {
+            AgentEvent::Kernel(event) => self.kernel_event(now, &event, io),
+            AgentEvent::Snapshot(snapshot) => {
+                self.hasher = FlowHasher::new(snapshot.keys().hash_key);
+                self.peers.update(snapshot, now);
+            }
+            AgentEvent::Cpu(cpu) => self.cpu = cpu,
+        }
+    }
+
+    fn tick(&mut self, now: Nanos, io: &mut impl Io<B>) {
+        self.peers.tick(now, io);
+        self.send_due(now, io);
+    }
+
+    fn next_deadline(&self) -> Option<Nanos> {
+        self.peers.next_deadline().into_iter().chain(self.closes.next_deadline()).min()
+    }
+
+    fn collect(&self, out: &mut dyn MetricSink) {
+        self.peers.collect(out);
+        // We are not worker 0, but the only one that is a process.
+        self.peers.collect_members(out);
+        out.value(&UNREPEATED, &[], self.unrepeated as f64);
+        out.value(&UNACKNOWLEDGED, &[], self.closes.unacknowledged() as f64);
+        out.value(&CLOSES, &[], self.closes.len() as f64);
+    }
+}

@@ -1,0 +1,449 @@
+//! The daemon: hands the kernel half's events and the network's messages to the agent, says that it is there, sweeps.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jlb_hostnet::{Desired, HostNet, Warning};
+use jlb_map::Snapshot;
+use jlb_node::{Daemon, Setup, random_u64};
+use jlb_role::{AllRules, Burst, Nanos, Report, Role, Samples};
+use jlb_wire::{BootId, MemberId};
+use jlb_yann_core::maps::{EventRecord, Shared};
+use jlb_yann_core::{
+    Agent, AgentConfig, AgentEvent, BackendWord, DEFAULT_UDP_IDLE, KernelEvent, SWEEP_INTERVAL,
+};
+use nix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::{info, warn};
+use zerocopy::FromBytes as _;
+
+use crate::buffer::Buffer;
+use crate::changes::{Change, ChangeError, Changes, Undo};
+use crate::config::FlowLimits;
+use crate::maps::{ArrayOf, Maps, MapsError, Ring};
+use crate::programs::{Capacities, Hook, Programs, ProgramsError};
+use crate::socket::{Out, SocketError, Sockets};
+use crate::{bpffs, config, load, metrics};
+
+/// How often the daemon says that it is there: six times within the 300 ms after which it counts as down.
+const HEARTBEAT: Duration = Duration::from_millis(50);
+/// Events or packets that are handled before the agent's timers are looked at.
+const BATCH: usize = 256;
+/// Closes under way or remembered: 8 s of 8,000 closes a second.
+const CLOSES: usize = 65_536;
+
+/// Netlink may lose what it tells of routes: every so many seconds they are looked at anyway.
+const HOST_EVERY: u64 = 10;
+/// Every so many sweeps look up established connections too.
+const SWEEPS_OF_ALL: u64 = 60;
+
+/// What makes it impossible to go on.
+#[derive(Debug, thiserror::Error)]
+pub enum YannError {
+    /// The configuration has no `[yann]`; the command line checks that.
+    #[error("the configuration has no section [yann]")]
+    NoSection,
+    /// The bpffs.
+    #[error(transparent)]
+    Bpffs(#[from] bpffs::BpffsError),
+    /// The eBPF programs.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    /// Their maps.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// A change of the host.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// Another change of the host.
+    #[error(transparent)]
+    Host(#[from] jlb_hostnet::Error),
+    /// The underlay.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> YannError {
+    move |source| YannError::System { what, source }
+}
+
+/// What is to be done to the host besides eBPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HostTask {
+    Nothing,
+    /// Another list.
+    Apply,
+    /// Routes may have changed.
+    Refresh,
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Yann {
+    me: MemberId,
+    cluster: Arc<Snapshot>,
+    interfaces: Vec<String>,
+    limits: FlowLimits,
+    agent: Agent<AllRules>,
+    programs: Programs,
+    maps: Maps,
+    host: HostNet,
+    host_changes: jlb_hostnet::Changes,
+    host_task: HostTask,
+    desired: Desired,
+    /// The first `apply` is done.
+    is_arranged: bool,
+    warnings: Vec<Warning>,
+    /// The ring's descriptor, to wait for events.
+    ring: AsyncFd<OwnedFd>,
+    sockets: Sockets,
+    out: Out,
+    beat: Interval,
+    sweep: Interval,
+    sweeps: u64,
+    cpu: load::Cpu,
+    beaten: Nanos,
+}
+
+/// Time since the host's start, as eBPF's `bpf_ktime_get_ns` says it.
+fn now() -> Nanos {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Nanos::ZERO, |t| {
+        Nanos((t.tv_sec() as u64).saturating_mul(1_000_000_000) + t.tv_nsec() as u64)
+    })
+}
+
+impl Yann {
+    /// Loads and attaches the programs, or takes over those of the daemon before, and arranges the host.
+    ///
+    /// # Errors
+    /// [`YannError`].
+    pub fn start(setup: &Setup) -> Result<Self, YannError> {
+        let yann = setup.host.yann.as_ref().ok_or(YannError::NoSection)?;
+        let pins: &Path = &yann.bpf_pins;
+        let mounted = bpffs::ensure(pins)?;
+        let capacities = Capacities { flows: yann.flow_capacity, answers: yann.answers_capacity };
+        let (mut programs, mut maps) = Programs::load(Some(pins), capacities)?;
+        let changes_map = ArrayOf::pinned(pins, "changes")?;
+        let mut changes = Changes::load(changes_map);
+        adopt(&mut maps, &mut changes)?;
+        if let Some(at) = mounted {
+            changes.record(Change {
+                change: format!("bpffs at {}", at.display()),
+                was: "not mounted".to_owned(),
+                undo: Undo::Unmount(at),
+            })?;
+        }
+        let word = pinned_word(&mut maps)?;
+        let limits = FlowLimits {
+            capacity: yann.flow_capacity,
+            max_connections: yann.max_connections.map_or(0, core::num::NonZeroU32::get),
+        };
+        config::configure(&mut maps, setup.me, &setup.cluster, limits)?;
+
+        let member = setup.cluster.member(setup.me).ok_or(YannError::NoSection)?;
+        let (v4, v6) = (member.addresses.v4, member.addresses.v6);
+        let (sockets, out) = crate::socket::open(v4, v6, setup.cluster.geneve_port())?;
+        programs.attach(pins, &yann.interfaces, Hook::of_this_kernel(), &mut changes)?;
+        let host = HostNet::open(&bpffs::host_state_path(pins))?;
+
+        let seed = random_u64().map_err(system("/dev/urandom"))?;
+        let agent_config = AgentConfig { id: setup.me, seed, close_capacity: CLOSES };
+        let agent = Agent::new(agent_config, Arc::clone(&setup.cluster), AllRules, now(), &word);
+        let ring = wakeups(&maps.events).map_err(system("ring buffer"))?;
+        info!(boot = ?word.boot(), flows = maps.live_all.get(0).unwrap_or(0), "the eBPF half is at work");
+        Ok(Self {
+            me: setup.me,
+            cluster: Arc::clone(&setup.cluster),
+            interfaces: yann.interfaces.clone(),
+            limits,
+            agent,
+            programs,
+            maps,
+            host,
+            host_changes: jlb_hostnet::Changes::open()?,
+            host_task: HostTask::Apply,
+            desired: Desired::of(&setup.cluster, setup.me, &yann.interfaces),
+            is_arranged: false,
+            warnings: Vec::new(),
+            ring,
+            sockets,
+            out,
+            beat: ticks(HEARTBEAT),
+            sweep: ticks(Duration::from_nanos(SWEEP_INTERVAL.0)),
+            sweeps: 0,
+            cpu: load::Cpu::default(),
+            beaten: Nanos::ZERO,
+        })
+    }
+
+    fn handle_events(&mut self) -> bool {
+        for _ in 0..BATCH {
+            let Ring(ring) = &mut self.maps.events;
+            let Some(item) = ring.next() else { return false };
+            let event = EventRecord::read_from_bytes(&item)
+                .ok()
+                .and_then(|record| KernelEvent::from_record(&record));
+            drop(item);
+            if let Some(event) = event {
+                self.agent.event(now(), AgentEvent::Kernel(event), &mut self.out);
+            }
+        }
+        true
+    }
+
+    fn handle_packets(&mut self) {
+        let mut burst = Burst::new();
+        for _ in 0..BATCH {
+            let Some(packet) = self.sockets.receive() else { break };
+            burst.push(packet);
+            if burst.is_full() {
+                self.agent.rx(now(), &mut burst, &mut self.out);
+            }
+        }
+        if !burst.is_empty() {
+            self.agent.rx(now(), &mut burst, &mut self.out);
+        }
+    }
+
+    fn handle_reports(&mut self) {
+        for report in core::mem::take(&mut self.out.reports) {
+            let name = |id| self.cluster.member(id).map_or("?", |m| m.name.as_str());
+            match report {
+                Report::PeerBoot { member, boot, sequence } => {
+                    info!("`{}` runs as {boot:?}", name(member));
+                    if let Err(e) = config::peer_boot(&mut self.maps, member, boot, sequence) {
+                        warn!("cannot note a boot id: {e}");
+                    }
+                }
+                Report::PeerAlive { member } => info!("`{}` answers", name(member)),
+                Report::PeerSuspect { member } => warn!("`{}` does not answer", name(member)),
+                Report::ListMismatch { member } => {
+                    warn!("`{}` has another member list of the same generation", name(member));
+                }
+            }
+        }
+    }
+
+    /// Does what is to be done to the host. Dropped half way, it is done again.
+    async fn arrange(&mut self) -> Result<(), YannError> {
+        let done = match self.host_task {
+            HostTask::Nothing => return Ok(()),
+            HostTask::Apply => self.host.apply(&self.desired).await,
+            HostTask::Refresh => self.host.refresh().await,
+        };
+        self.host_task = HostTask::Nothing;
+        let report = match done {
+            Ok(report) => report,
+            // Without it at the start nothing would work; later it is tried again.
+            Err(e) if !self.is_arranged => return Err(e.into()),
+            Err(e) => {
+                warn!("{e}");
+                return Ok(());
+            }
+        };
+        self.is_arranged = true;
+        for line in &report.done {
+            info!("{line}");
+        }
+        if report.warnings != self.warnings {
+            for warning in &report.warnings {
+                warn!("{warning}");
+            }
+            self.warnings = report.warnings;
+        }
+        Ok(())
+    }
+
+    fn say_alive(&mut self) {
+        let now = now();
+        match self.maps.heartbeat.set(0, &now.0) {
+            Ok(()) => self.beaten = now,
+            Err(e) => warn!("cannot write the heartbeat: {e}"),
+        }
+    }
+
+    fn handle_second(&mut self) -> Result<(), YannError> {
+        // At the start, for what ended while there was no daemon; and now and then, for what the ring had no room for.
+        let all = self.sweeps.is_multiple_of(SWEEPS_OF_ALL);
+        self.sweeps += 1;
+        if self.sweeps.is_multiple_of(HOST_EVERY) && self.host_task == HostTask::Nothing {
+            self.host_task = HostTask::Refresh;
+        }
+        self.programs.sweep(DEFAULT_UDP_IDLE.0, all)?;
+        let cpu = self.cpu.measure();
+        let host = self.maps.host.get(0).map_err(MapsError::from)?;
+        if host.cpu != cpu {
+            let host = jlb_yann_core::maps::Host { cpu, ..host };
+            self.maps.host.set(0, &host).map_err(MapsError::from)?;
+            self.agent.event(now(), AgentEvent::Cpu(cpu), &mut self.out);
+        }
+        Ok(())
+    }
+}
+
+/// A handle of the ring that wakes the loop.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that do not keep one descriptor; an OwnedFd does"
+)]
+fn wakeups(Ring(ring): &Ring) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(ring.as_fd().try_clone_to_owned()?)
+}
+
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// Pinned state of another network namespace (a lab that was torn down without detach) describes nothing that is here.
+fn adopt(maps: &mut Maps, changes: &mut Changes) -> Result<(), YannError> {
+    let ours = config::own_namespace().map_err(system("/proc/thread-self/ns/net"))?;
+    let (ours, theirs) = (ours, maps.namespace.get(0).map_err(MapsError::from)?);
+    if theirs != 0 && theirs != ours {
+        warn!("the pinned state is of another network namespace, and is begun anew");
+        changes.forget()?;
+        maps.forget_flows()?;
+        maps.word.set(0, &Shared::default()).map_err(MapsError::from)?;
+    }
+    maps.namespace.set(0, &ours).map_err(MapsError::from)?;
+    // A daemon that was killed may have left a decision half made: none takes that long.
+    Ok(())
+}
+
+/// Boot id and start of the user half.
+#[derive(Debug)]
+struct Start {
+    boot: BootId,
+    start: u64,
+    word: Shared,
+}
+
+impl BackendWord for Start {
+    fn boot(&self) -> BootId {
+        self.boot
+    }
+    // The kernel half alone draws these.
+    fn next_counter(&self) -> u64 {
+        self.word.counter
+    }
+    fn next_sequence(&self) -> u64 {
+        self.word.sequence
+    }
+    fn next_start(&self) -> u64 {
+        self.start
+    }
+}
+
+fn pinned_word(maps: &mut Maps) -> Result<Start, YannError> {
+    let mut word = maps.word.get(0).map_err(MapsError::from)?;
+    if word.boot == 0 {
+        word = Shared {
+            boot: random_u64().map_err(system("/dev/urandom"))?.max(1),
+            ..Shared::default()
+        };
+        maps.word.set(0, &word).map_err(MapsError::from)?;
+    }
+    let start = maps.starts.get(0).map_err(MapsError::from)? + 1;
+    maps.starts.set(0, &start).map_err(MapsError::from)?;
+    Ok(Start { boot: BootId(word.boot), start, word })
+}
+
+impl Daemon for Yann {
+    type Error = YannError;
+
+    async fn work(&mut self) -> Result<(), YannError> {
+        self.arrange().await?;
+        let deadline = Role::<Buffer>::next_deadline(&self.agent);
+        let wait =
+            deadline.map_or(Duration::from_secs(1), |at| Duration::from_nanos(at.since(now()).0));
+        tokio::select! {
+            _ = self.beat.tick() => self.say_alive(),
+            _ = self.sweep.tick() => self.handle_second()?,
+            ready = self.ring.readable() => {
+                let mut guard = ready.map_err(system("ring buffer"))?;
+                guard.clear_ready();
+                drop(guard);
+                while self.handle_events() {
+                    self.say_alive();
+                }
+            }
+            ready = self.sockets.readable() => {
+                ready.map_err(system("sockets"))?;
+                self.handle_packets();
+            }
+            () = self.host_changes.next() => {
+                if self.host_task == HostTask::Nothing {
+                    self.host_task = HostTask::Refresh;
+                }
+            }
+            () = tokio::time::sleep(wait) => {}
+        }
+        let at = now();
+        if Role::<Buffer>::next_deadline(&self.agent).is_some_and(|due| due <= at) {
+            self.agent.tick(at, &mut self.out);
+        }
+        self.handle_reports();
+        Ok(())
+    }
+
+    fn apply(&mut self, cluster: &Arc<Snapshot>) -> Result<(), YannError> {
+        config::configure(&mut self.maps, self.me, cluster, self.limits)?;
+        self.desired = Desired::of(cluster, self.me, &self.interfaces);
+        self.host_task = HostTask::Apply;
+        self.cluster = Arc::clone(cluster);
+        self.agent.event(now(), AgentEvent::Snapshot(Arc::clone(cluster)), &mut self.out);
+        Ok(())
+    }
+
+    fn collect(&mut self, out: &mut Samples) -> impl Future<Output = ()> {
+        Role::<Buffer>::collect(&self.agent, out);
+        metrics::collect(&self.maps, &self.out.drops, self.limits.capacity, out);
+        core::future::ready(())
+    }
+
+    fn is_alive(&mut self) -> bool {
+        now().since(self.beaten) < Nanos::from_secs(1)
+    }
+
+    fn not_ready(&mut self) -> Vec<String> {
+        if !self.is_arranged {
+            return vec!["the host is not yet arranged".to_owned()];
+        }
+        let known = |id: &MemberId| self.agent.peers().boot(*id).is_some();
+        let trackers = self.cluster.with_role(jlb_map::MemberRole::FlowTracker);
+        // Rule 1 wants two; a cluster that has fewer waits for all of them.
+        let needed = trackers.len().min(2);
+        if trackers.iter().filter(|id| known(id)).count() < needed {
+            return vec!["fewer than two flow trackers have answered".to_owned()];
+        }
+        Vec::new()
+    }
+
+    fn status(&mut self) -> Value {
+        json!({
+            "flows": self.maps.live_all.get(0).unwrap_or(0),
+            "flow_capacity": self.limits.capacity,
+            "closes": self.agent.closes(),
+        })
+    }
+
+    async fn stop(&mut self) {
+        // Flows go on: programs, maps, VIPs and routes stay. `jlb-yann detach` takes them away.
+        info!("the eBPF half stays at work; new flows are refused until a daemon is back");
+    }
+}
