@@ -1,0 +1,258 @@
+//! A role as a daemon: what `jlb-ingress` and `jlb-flowtracker` have in common. It starts DPDK and the workers as
+//! `[dpdk]` says, and is the [`Daemon`] that the control thread of `jlb-node` drives.
+#![forbid(unsafe_code)]
+
+mod members;
+mod options;
+mod preflight;
+
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jlb_dpdk::{CleanupError, Eal, EalError, Mbuf, NotADevice};
+use jlb_map::Snapshot;
+use jlb_node::serde_json::{Value, json};
+use jlb_node::{Daemon, Setup, random_u64};
+use jlb_role::{Report, Role, Samples, WorkerId};
+use jlb_runtime::{Handle, Neighbours, Reports, Runtime, SendError, StartError};
+use tracing::{info, warn};
+
+pub use members::Members;
+pub use preflight::PreflightError;
+
+/// A worker that has not gone round for so long hangs: it sleeps 1 ms at most, and a loaded host has kept pollers
+/// from running for 35 ms.
+const HANGS: Duration = Duration::from_secs(1);
+/// A scrape waits so long for a worker: its loop takes less than 2 ms.
+const SCRAPE: Duration = Duration::from_millis(200);
+/// How long the workers may take to end.
+const STOP: Duration = Duration::from_secs(2);
+
+/// What a daemon of this kind says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind<E> {
+    /// Makes the event that carries a new snapshot.
+    pub snapshot: fn(Arc<Snapshot>) -> E,
+    /// Why it may not take traffic, by who is there.
+    pub not_ready: fn(&Members) -> Vec<String>,
+}
+
+/// What one worker's role is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Worker {
+    /// Which worker.
+    pub id: WorkerId,
+    /// Of how many.
+    pub of: u8,
+    /// Fresh randomness.
+    pub seed: u64,
+}
+
+impl Worker {
+    /// This worker's share of something that the configuration gives for the whole host.
+    #[must_use]
+    pub fn share(&self, whole: u32) -> usize {
+        (whole as usize).div_ceil(usize::from(self.of))
+    }
+}
+
+/// Why a daemon does not start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError<R: core::error::Error + 'static> {
+    /// A section that the check of the configuration requires for this role.
+    #[error("jlb.toml has no {0} section")]
+    NoSection(&'static str),
+    /// `dpdk.port` is not a device argument.
+    #[error("dpdk.port = \"{port}\" is not a DPDK device")]
+    Device {
+        /// As configured.
+        port: String,
+        /// What is wrong with it.
+        source: NotADevice,
+    },
+    /// The host is not fit for the port.
+    #[error("cannot open dpdk.port = \"{port}\"")]
+    Preflight {
+        /// As configured.
+        port: String,
+        /// Why.
+        source: PreflightError,
+    },
+    /// DPDK does not start.
+    #[error(transparent)]
+    Eal(#[from] EalError),
+    /// The port or a worker does not start.
+    #[error("cannot run workers on dpdk.port = \"{port}\"")]
+    Start {
+        /// As configured.
+        port: String,
+        /// Why.
+        source: StartError,
+    },
+    /// The kernel gives no randomness.
+    #[error("no randomness for the workers")]
+    Random(#[source] io::Error),
+    /// The role cannot be made with these sizes.
+    #[error("the configured sizes do not fit")]
+    Role(#[source] R),
+    /// A worker does not take what it is told.
+    #[error("a worker does not take the new member list")]
+    Send(#[from] SendError),
+    /// All workers have ended on their own.
+    #[error("the workers have ended")]
+    WorkersEnded,
+}
+
+/// A running role.
+#[derive(Debug)]
+pub struct DpdkDaemon<E, R> {
+    kind: Kind<E>,
+    eal: Option<Eal>,
+    runtime: Option<Runtime<E>>,
+    handle: Handle<E>,
+    reports: Reports,
+    neighbours: Arc<ArcSwap<Neighbours>>,
+    members: Members,
+    /// Kept until the end.
+    _only_one: preflight::OnlyOne,
+    why: core::marker::PhantomData<R>,
+}
+
+impl<E, R> DpdkDaemon<E, R>
+where
+    E: Clone + Send + 'static,
+    R: core::error::Error + 'static,
+{
+    /// Starts DPDK, the port and the workers. `make` gives the role of each worker.
+    ///
+    /// # Errors
+    /// [`DaemonError`]; nothing runs then.
+    pub fn start<T>(
+        setup: &Setup,
+        kind: Kind<E>,
+        mut make: impl FnMut(Worker) -> Result<T, R>,
+    ) -> Result<Self, DaemonError<R>>
+    where
+        T: Role<Mbuf, Event = E> + Send + 'static,
+    {
+        let dpdk = setup.host.dpdk.as_ref().ok_or(DaemonError::NoSection("[dpdk]"))?;
+        let device = dpdk
+            .port
+            .parse()
+            .map_err(|source| DaemonError::Device { port: dpdk.port.clone(), source })?;
+        let only_one = preflight::check(&device, &dpdk.interface, setup.me)
+            .map_err(|source| DaemonError::Preflight { port: dpdk.port.clone(), source })?;
+        let options = options::runtime(dpdk, device);
+        let mut roles = Vec::with_capacity(dpdk.workers.into());
+        // The last worker first, since `pop` takes them from the end.
+        for id in (0..dpdk.workers).rev() {
+            let seed = random_u64().map_err(DaemonError::Random)?;
+            let worker = Worker { id: WorkerId(id), of: dpdk.workers, seed };
+            roles.push(make(worker).map_err(DaemonError::Role)?);
+        }
+        let eal = Eal::start(&options::eal(dpdk, options.device.clone()))?;
+        let neighbours = Arc::new(ArcSwap::from_pointee(Neighbours::none()));
+        let mut roles = roles.into_iter().rev();
+        let (runtime, reports) = Runtime::start(&eal, &options, &neighbours, |_| {
+            #[expect(clippy::expect_used, reason = "one role was made for each worker, just above")]
+            roles.next().expect("as many roles as workers")
+        })
+        .map_err(|source| DaemonError::Start { port: dpdk.port.clone(), source })?;
+        let handle = runtime.handle();
+        info!(port = dpdk.port, mac = %handle.mac(), workers = dpdk.workers, "workers run");
+        Ok(Self {
+            kind,
+            eal: Some(eal),
+            runtime: Some(runtime),
+            handle,
+            reports,
+            neighbours,
+            members: Members::new(Arc::clone(&setup.cluster), setup.me),
+            _only_one: only_one,
+            why: core::marker::PhantomData,
+        })
+    }
+}
+
+impl<E, R> Daemon for DpdkDaemon<E, R>
+where
+    E: Clone + Send + 'static,
+    R: core::error::Error + 'static,
+{
+    type Error = DaemonError<R>;
+
+    async fn work(&mut self) -> Result<(), Self::Error> {
+        let (worker, report) = self.reports.recv().await.ok_or(DaemonError::WorkersEnded)?;
+        // Every worker probes on its own; one of them is enough for people.
+        if worker == WorkerId(0) {
+            self.members.take(report);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, cluster: &Arc<Snapshot>) -> Result<(), Self::Error> {
+        self.handle.send_to_all(&(self.kind.snapshot)(Arc::clone(cluster)))?;
+        self.members.replace(Arc::clone(cluster));
+        Ok(())
+    }
+
+    fn neighbours(&mut self, neighbours: Neighbours) {
+        self.neighbours.store(Arc::new(neighbours));
+    }
+
+    async fn collect(&mut self, out: &mut Samples) {
+        out.0.extend(self.handle.collect(SCRAPE).await.0);
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.handle.heartbeat_ages().all(|(_, age)| age < HANGS)
+    }
+
+    fn not_ready(&mut self) -> Vec<String> {
+        let mut reasons = (self.kind.not_ready)(&self.members);
+        let hang = self.handle.heartbeat_ages().filter(|(_, age)| *age >= HANGS);
+        reasons
+            .extend(hang.map(|(worker, age)| format!("worker {} hangs since {age:.1?}", worker.0)));
+        reasons
+    }
+
+    fn status(&mut self) -> Value {
+        json!({
+            "port": { "mac": self.handle.mac().to_string(), "mtu": self.handle.mtu() },
+            "workers": self.handle.workers().count(),
+            "members": self.members.status(),
+        })
+    }
+
+    async fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take()
+            && let Err(e) = runtime.stop(STOP)
+        {
+            warn!("the workers did not end in order: {e}");
+            return;
+        }
+        match self.eal.take().map(Eal::cleanup) {
+            None | Some(Ok(())) => {}
+            Some(Err(
+                e
+                @ (CleanupError::InUse | CleanupError::BuffersInUse(_) | CleanupError::Cleanup(_)),
+            )) => {
+                warn!("{e}");
+            }
+        }
+    }
+}
+
+/// Says what a report means, for the log.
+pub(crate) fn tell(name: &str, report: Report) {
+    match report {
+        Report::PeerBoot { boot, .. } => info!("{name} runs with boot id {boot:?}"),
+        Report::PeerAlive { .. } => info!("{name} answers"),
+        Report::PeerSuspect { .. } => warn!("{name} does not answer: it gets no new flows"),
+        Report::ListMismatch { .. } => warn!(
+            "{name} has another member list under the same generation number: make cluster.toml the same on all hosts"
+        ),
+    }
+}

@@ -1,0 +1,63 @@
+//! `jlb-flowtracker`: owns the assignments of flows to backends.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use jlb_dpdk_daemon::{DaemonError, DpdkDaemon, Kind, Members, Worker};
+use jlb_flow::SlabError;
+use jlb_flowtracker_core::{Tracker, TrackerConfig, TrackerEvent};
+use jlb_map::MemberRole;
+use jlb_node::{Program, Setup, Start};
+use jlb_role::{AllRules, Nanos};
+
+const PROGRAM: Program = Program {
+    name: "jlb-flowtracker",
+    about: "Picks a server for each new connection, and remembers which",
+    version: env!("CARGO_PKG_VERSION"),
+    role: MemberRole::FlowTracker,
+};
+
+fn main() -> ExitCode {
+    match PROGRAM.start(PROGRAM.command(), std::env::args_os()) {
+        Start::Run(setup) => jlb_node::run(&setup, start),
+        Start::Other { .. } => ExitCode::from(jlb_node::EXIT_USAGE),
+        Start::Exit(code) => code,
+    }
+}
+
+fn start(setup: &Setup) -> Result<DpdkDaemon<TrackerEvent, SlabError>, DaemonError<SlabError>> {
+    let Some(sizes) = setup.host.flowtracker else {
+        return Err(DaemonError::NoSection("[flowtracker]"));
+    };
+    let kind = Kind { snapshot: TrackerEvent::Snapshot, not_ready };
+    DpdkDaemon::start(setup, kind, |worker: Worker| {
+        let config = TrackerConfig {
+            id: setup.me,
+            worker: worker.id,
+            workers: worker.of,
+            boot: setup.boot,
+            seed: worker.seed,
+            flow_capacity: worker.share(sizes.flow_capacity),
+            pending_capacity: worker.share(sizes.pending_capacity),
+            remembered_capacity: worker.share(sizes.remembered_capacity),
+        };
+        Tracker::new(config, Arc::clone(&setup.cluster), AllRules, Nanos::ZERO)
+    })
+}
+
+/// A flow needs the votes of two trackers, and a backend that takes it.
+fn not_ready(members: &Members) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let (alive, all) = members.alive(MemberRole::FlowTracker);
+    if alive == 0 {
+        reasons.push(format!(
+            "none of the {all} other flow trackers answers: two must vote on a new flow"
+        ));
+    }
+    let (alive, all) = members.alive(MemberRole::Backend);
+    if alive == 0 {
+        reasons.push(format!("none of {all} backends answers"));
+    }
+    reasons
+}
