@@ -1,0 +1,149 @@
+use std::sync::Arc;
+
+use jlb_map::Snapshot;
+use jlb_role::{FakeIo, Nanos, Reason, Report, Role, Without};
+use jlb_wire::{BootId, MemberId, Packet};
+use jlb_yann_core::{
+    Agent, AgentConfig, AgentEvent, DEFAULT_UDP_IDLE, Kernel, KernelLimits, SWEEP_INTERVAL,
+    Verdict, Word,
+};
+
+use crate::plan::Bounds;
+use crate::script::Scripts;
+use crate::stack::{Met, Output, SocketEvent, Stack};
+use crate::worker::Worker;
+
+/// How often the daemon says to its eBPF programs that it is there.
+const HEARTBEAT: Nanos = Nanos::from_millis(100);
+
+/// A backend host: the agent's two halves around the host's stack.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) kernel: Kernel<Without>,
+    pub(crate) agent: Worker<Agent<Without>>,
+    pub(crate) stack: Stack,
+    /// When the stack's next timer is due.
+    pub(crate) stack_at: Option<Nanos>,
+    /// When the daemon's next heartbeat or sweep is due.
+    pub(crate) daemon_at: Nanos,
+    next_sweep: Nanos,
+}
+
+/// What a host did with a packet, or of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Deeds {
+    /// Packets that leave the host.
+    pub(crate) sent: Vec<Vec<u8>>,
+    /// Packets for the daemon's socket.
+    pub(crate) passed: Vec<Vec<u8>>,
+    /// Packets that the stack got, and what they met there.
+    pub(crate) delivered: Vec<(Vec<u8>, Met)>,
+    pub(crate) dropped: Vec<Reason>,
+    /// A verdict that cannot be.
+    pub(crate) broken: Option<&'static str>,
+}
+
+impl Backend {
+    pub(crate) fn new(
+        id: MemberId,
+        snapshot: &Arc<Snapshot>,
+        (rules, bounds): (Without, Bounds),
+        (boot, seed): (BootId, u64),
+        stack: Stack,
+    ) -> Self {
+        let word = Arc::new(Word::new(boot));
+        let limits = KernelLimits { flows: bounds.flows, answers: bounds.remembered, events: 1024 };
+        let now = Nanos::ZERO;
+        let kernel = Kernel::new(id, snapshot, limits, rules, Arc::clone(&word), now);
+        let config = AgentConfig { id, seed, close_capacity: 1024 };
+        let agent = Agent::new(config, Arc::clone(snapshot), rules, now, &word);
+        Self {
+            kernel,
+            agent: Worker::new(agent),
+            stack,
+            stack_at: None,
+            daemon_at: now,
+            next_sweep: now + SWEEP_INTERVAL,
+        }
+    }
+
+    /// A packet from the wire.
+    pub(crate) fn receive(&mut self, now: Nanos, packet: &[u8], scripts: &Scripts, d: &mut Deeds) {
+        match self.kernel.ingress(now, packet, &self.stack) {
+            Verdict::Deliver(inner) => self.deliver(now, inner, scripts, d),
+            Verdict::Pass => d.passed.push(packet.to_vec()),
+            Verdict::Send { packet, .. } => d.sent.push(packet),
+            Verdict::Done => {}
+            Verdict::Drop(why) => d.dropped.push(why),
+        }
+    }
+
+    fn deliver(&mut self, now: Nanos, inner: Vec<u8>, scripts: &Scripts, d: &mut Deeds) {
+        let mut out = Output::default();
+        let met = self.stack.deliver(now, &inner, scripts, &mut out);
+        d.delivered.push((inner, met));
+        self.leave(now, out, d);
+    }
+
+    /// The server processes end: listeners, connections and UDP sockets go.
+    pub(crate) fn stop_servers(&mut self, now: Nanos, d: &mut Deeds) {
+        let mut out = Output::default();
+        self.stack.stop(now, &mut out);
+        self.leave(now, out, d);
+    }
+
+    /// Timers of the stack and of its applications.
+    pub(crate) fn stack_tick(&mut self, now: Nanos, scripts: &Scripts, d: &mut Deeds) {
+        let mut out = Output::default();
+        self.stack.tick(now, scripts, &mut out);
+        self.leave(now, out, d);
+    }
+
+    /// What the daemon does from time to time.
+    pub(crate) fn daemon_tick(&mut self, now: Nanos) {
+        self.kernel.heartbeat(now);
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+            self.kernel.sweep(now, DEFAULT_UDP_IDLE, &self.stack);
+        }
+        self.daemon_at = now + HEARTBEAT;
+    }
+
+    /// What the stack says and sends, in that order of hooks: its events come from the same context as its packets.
+    fn leave(&mut self, now: Nanos, out: Output, d: &mut Deeds) {
+        for event in out.events {
+            match event {
+                SocketEvent::Established(tuple) => self.kernel.socket_established(&tuple),
+                SocketEvent::Closed(tuple) => self.kernel.socket_closed(now, &tuple),
+            }
+        }
+        for packet in out.packets {
+            match self.kernel.egress(now, &packet) {
+                Verdict::Pass => d.sent.push(packet),
+                Verdict::Send { packet, .. } => d.sent.push(packet),
+                Verdict::Drop(why) => d.dropped.push(why),
+                Verdict::Done => {}
+                Verdict::Deliver(_) => d.broken = Some("the way out delivered a packet inside"),
+            }
+        }
+    }
+
+    /// Hands the kernel half's events to the user half.
+    pub(crate) fn publish(&mut self, now: Nanos, io: &mut FakeIo) {
+        while let Some(event) = self.kernel.pop_event() {
+            self.agent.role.event(now, AgentEvent::Kernel(event), io);
+        }
+    }
+
+    /// What the daemon does with the user half's reports.
+    pub(crate) fn learn(&mut self, report: Report) {
+        if let Report::PeerBoot { member, boot, sequence } = report {
+            self.kernel.peer_boot(member, boot, sequence);
+        }
+    }
+}
+
+/// A packet as the checkers want it.
+pub(crate) fn parsed(bytes: &[u8]) -> Option<Packet> {
+    Packet::parse(bytes).ok()
+}

@@ -1,0 +1,43 @@
+//! The production state machines of ingress, tracker and agent, unchanged, in one thread on virtual time.
+//!
+//! A seed says everything: the shape of the cluster, its services, what the network does to packets, what clients and
+//! servers say to each other. The same seed gives the same run, event by event, on any machine: [`run()`].
+//!
+//! | part | does |
+//! |---|---|
+//! | `plan` | draws all of that from the seed (swarm testing: each seed has its own kinds of trouble) |
+//! | `world` | the event queue's loop: links, ECMP, workers, hosts, clients; drives the roles under the contract of `jlb-role` |
+//! | `stack`, `tcp` | a backend's sockets and servers; one end of a TCP connection |
+//! | `check` | invariants 1, 3, 4 and 5 of the design's section 8, watched from outside at every step |
+//! | [`CANARIES`] | the rules that must not be switched off without a checker seeing it |
+//!
+//! **What is assumed.** Invariant 4 (no leak) leaves out a host that was sent all nine transmissions of a flow's Close
+//! and got none, or whose memory was too full to take any: until Refresh exists nothing else would tell it. Such flows
+//! are counted ([`Report::excused`]). Invariant 1 parts the incarnations of a datagram flow by its backend's Close, and
+//! lets late segments of a connection that is over go where its five-tuple went meanwhile. Clients give up a SYN after
+//! 7 s, within what agents remember; ISNs of one five-tuple rise. Members neither crash nor restart yet, and the list
+//! does not change.
+#![forbid(unsafe_code)]
+
+mod backend;
+mod bytes;
+mod canaries;
+mod check;
+mod client;
+mod fabric;
+mod plan;
+mod queue;
+mod random;
+mod run;
+mod script;
+mod seen;
+mod stack;
+mod tcp;
+mod trace;
+mod worker;
+mod world;
+
+pub use canaries::{CANARIES, Catch, catch_of};
+pub use check::{Invariant, Violation};
+pub use run::{Failure, Report, run};
+pub use trace::Sink;

@@ -1,0 +1,298 @@
+use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+
+use jlb_map::{OnExhausted, Problems};
+use jlb_role::{FakeBuf, MetricSink, Nanos, Role, Rule, Samples};
+use thiserror::Error;
+
+use crate::check::{Invariant, Violation};
+use crate::client::Outcome;
+use crate::plan::{Expectation, Plan};
+use crate::trace::{Sink, Trace};
+use crate::world::{Event, Node, World};
+
+/// How often the end of the run is looked for.
+const LOOK: Nanos = Nanos::from_millis(250);
+/// All clients and servers have let go of each other so long after the faults ended: the slowest client gives up 7 s
+/// after its SYN, the slowest connection 12 s after it fell silent, and a chain of reused ports takes a few turns.
+const SETTLED: Nanos = Nanos::from_secs(90);
+/// Then flows are gone after: 3 s without a socket and a sweep each second, 3.2 s between the last two transmissions
+/// of a Close, 2 s of closing.
+const NO_FLOWS: Nanos = Nanos::from_secs(10);
+/// With bounds so tight that ends wait for room in the agent's memory, whose entries stay 8 s: the more, the longer.
+const NO_FLOWS_TIGHT: Nanos = Nanos::from_secs(70);
+/// And every trace of them 10 s after that: the longest memory is 8 s, and there is a sweep each second.
+const NO_TRACE: Nanos = Nanos::from_secs(10);
+/// Virtual time that no run needs.
+const TOO_LONG: Nanos = Nanos::from_secs(250);
+
+/// Why a run could not be made: a fault of the simulator, not of what it drives.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The drawn cluster is no valid one.
+    #[error("the drawn cluster contradicts itself: {0}")]
+    Cluster(#[from] Problems),
+    /// A role refused the sizes of its pools.
+    #[error("a pool has a size that its role does not take")]
+    Pool,
+}
+
+/// What came of one seed.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What was violated; empty: nothing.
+    pub violations: Vec<Violation>,
+    /// A hash over everything that happened, in order. The same for the same seed, commit and rules, on any machine.
+    pub event_hash: u64,
+    /// Packets, deeds and words that went into it.
+    pub events: u64,
+    /// How long the run took in its own time.
+    pub virtual_time: Nanos,
+    /// Conversations by how they ended, under the names of [`Report::OUTCOMES`].
+    pub outcomes: [u64; Report::OUTCOMES.len()],
+    /// Flows that were kept since every transmission of their Close was lost (see the assumption in the crate's page).
+    pub excused: u64,
+    /// Messages inside per packet of a client's, at its highest.
+    pub amplification: u64,
+}
+
+impl Report {
+    /// Names of the outcomes.
+    pub const OUTCOMES: [&'static str; 7] =
+        ["completed", "refused", "no_answer", "reset", "silent", "left", "partly"];
+
+    /// The command that replays this run.
+    #[must_use]
+    pub fn replay(&self, without: Option<Rule>) -> String {
+        let without = without.map_or_else(String::new, |rule| format!(" --without {rule:?}"));
+        format!("jlb-bench sim --seed {}{without} --trace", self.seed)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}: {} events in {}", self.seed, self.events, self.virtual_time)?;
+        for (name, n) in Self::OUTCOMES.iter().zip(self.outcomes).filter(|(_, n)| *n > 0) {
+            write!(f, ", {n} {name}")?;
+        }
+        write!(f, ", hash {:016x}", self.event_hash)?;
+        self.violations.iter().try_for_each(|v| write!(f, "\n  VIOLATION {v}"))
+    }
+}
+
+/// Runs one seed, with all rules or without one of them. With a sink, every event is told to it.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(seed: u64, without: Option<Rule>, sink: Option<Sink>) -> Result<Report, Failure> {
+    let plan = Plan::draw(seed)?;
+    let harmless = plan.harmless();
+    let mut world = World::new(seed, plan, without, Trace::new(sink))?;
+    let mut end = End::default();
+    while end.goes_on(&mut world) {
+        while world.step() && world.found.0.is_empty() {}
+    }
+    if world.found.0.is_empty() {
+        judge_clients(&mut world, harmless);
+        judge_opens(&mut world, harmless);
+    }
+    let mut outcomes = [0; Report::OUTCOMES.len()];
+    for outcome in world.plan.clients.iter().filter_map(crate::client::Client::outcome) {
+        outcomes[outcome as usize] += 1;
+    }
+    Ok(Report {
+        seed,
+        event_hash: world.trace.hash(),
+        events: world.trace.events(),
+        virtual_time: world.now,
+        outcomes,
+        excused: end.excused,
+        amplification: world.opens.worst_ratio(),
+        violations: world.found.0,
+    })
+}
+
+/// The search for the end of a run.
+#[derive(Default)]
+struct End {
+    /// When the last conversation was over and the last socket closed.
+    quiet: Option<Nanos>,
+    unbound: bool,
+    excused: u64,
+}
+
+impl End {
+    /// Whether the run goes on, after [`Event::Look`].
+    fn goes_on(&mut self, world: &mut World) -> bool {
+        let now = world.now;
+        // The first violation is what counts.
+        if !world.found.0.is_empty() {
+            return false;
+        }
+        world.queue.push(now + LOOK, Event::Look);
+        if now > TOO_LONG {
+            world.found.add(Invariant::NoLeak, now, || "the run does not end".to_owned());
+            return false;
+        }
+        if !self.unbound {
+            self.unbound = world.plan.clients.iter().all(|c| c.outcome().is_some());
+            if self.unbound {
+                world.unbind();
+            }
+        }
+        if !self.unbound || sockets(world) > 0 {
+            if now > world.plan.heal + SETTLED {
+                let sockets = sockets(world);
+                world.found.add(Invariant::Termination, now, || {
+                    format!("clients or servers are stuck; {sockets} sockets")
+                });
+                return false;
+            }
+            return true;
+        }
+        let quiet = *self.quiet.get_or_insert(now);
+        let held = held(world);
+        self.excused = held.iter().map(|h| h.excused as u64).sum();
+        let limit = if world.plan.bounds.tight() { NO_FLOWS_TIGHT } else { NO_FLOWS };
+        if now >= quiet + limit {
+            for h in held.iter().filter(|h| h.flows > h.excused as f64 || h.pools > 0.0) {
+                world.found.add(Invariant::NoLeak, now, || h.to_string());
+            }
+        }
+        if held.iter().any(|h| h.flows > h.excused as f64 || h.pools > 0.0) {
+            return now < quiet + limit;
+        }
+        world.coast(NO_TRACE);
+        for h in
+            self::held(world).iter().filter(|h| h.flows > h.excused as f64 || h.remembered > 0.0)
+        {
+            world.found.add(Invariant::NoLeak, world.now, || h.to_string());
+        }
+        false
+    }
+}
+
+fn sockets(world: &World) -> usize {
+    let of = |node: &Node| match node {
+        Node::Backend(b) => b.stack.live(),
+        Node::Ingress(_) | Node::Tracker(_) => 0,
+    };
+    world.nodes.iter().map(of).sum()
+}
+
+/// What one member holds, by its own metrics.
+struct Held {
+    name: String,
+    flows: f64,
+    pools: f64,
+    remembered: f64,
+    /// Flows that it may hold, since it never heard of their end.
+    excused: usize,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, flows, pools, remembered, excused } = self;
+        write!(
+            f,
+            "{name} holds {flows} flows ({excused} excused), {pools} in pools, {remembered} remembered"
+        )
+    }
+}
+
+fn held(world: &World) -> Vec<Held> {
+    let members = world.plan.snapshot.members();
+    (0..)
+        .zip(&world.nodes)
+        .zip(members)
+        .map(|((n, node), member): ((u16, &Node), _)| {
+            let mut samples = Samples::default();
+            collect(node, &mut samples);
+            let excused = world.closes.lost(n + 1, world.plan.bounds.tight());
+            let mut held = Held {
+                name: member.name.clone(),
+                flows: samples.sum("jlb_flows", &[]),
+                pools: samples.sum("jlb_pending_entries", &[]),
+                remembered: samples.sum("jlb_remembered", &[]),
+                excused,
+            };
+            if let Node::Backend(b) = node {
+                held.flows = b.kernel.flow_count() as f64;
+                held.remembered = b.kernel.answers().count() as f64;
+            }
+            held
+        })
+        .collect()
+}
+
+fn collect(node: &Node, out: &mut dyn MetricSink) {
+    match node {
+        Node::Ingress(workers) => workers.iter().for_each(|w| w.role.collect(out)),
+        Node::Tracker(workers) => {
+            workers.iter().for_each(|w| Role::<FakeBuf>::collect(&w.role, out));
+        }
+        Node::Backend(b) => Role::<FakeBuf>::collect(&b.agent.role, out),
+    }
+}
+
+/// Where nothing went wrong, clients got what they came for.
+fn judge_clients(world: &mut World, harmless: bool) {
+    let now = world.now;
+    let spoofs = world.plan.spoofs.iter();
+    let spoofed: BTreeSet<_> = spoofs.map(|&(_, n)| world.plan.clients[n].tuple).collect();
+    let mut wrong: BTreeMap<usize, String> = BTreeMap::new();
+    for (n, client) in world.plan.clients.iter().enumerate() {
+        // Tight bounds refuse whom they must.
+        if !(harmless || client.after_healing) || world.plan.bounds.tight() {
+            continue;
+        }
+        let Some(outcome) = client.outcome() else { continue };
+        let service = &world.plan.snapshot.services()[client.service];
+        let refused = match service.on_exhausted {
+            OnExhausted::Drop => Outcome::NoAnswer,
+            OnExhausted::Force | OnExhausted::Reset => Outcome::Refused,
+        };
+        let fits = match (world.plan.expectations[client.service], outcome) {
+            (_, Outcome::Reset | Outcome::Silent | Outcome::Partly) => false,
+            // A spoofed SYN that was admitted holds the five-tuple until the agent has missed its socket for 3 s.
+            (_, Outcome::NoAnswer) if spoofed.contains(&client.tuple) => true,
+            (Expectation::Admitted, o) => matches!(o, Outcome::Completed | Outcome::Left),
+            (Expectation::Refused, o) => o == refused,
+            (Expectation::Either, o) => {
+                matches!(o, Outcome::Completed | Outcome::Left | Outcome::NoAnswer) || o == refused
+            }
+        };
+        if !fits {
+            wrong.insert(n, format!("{:?} of {} was {outcome:?}", client.tuple, service.name));
+        }
+    }
+    for (n, what) in wrong {
+        world.found.add(Invariant::Termination, now, || format!("client {n}: {what}"));
+    }
+}
+
+/// Every Open that began is counted once by how it ended; with nothing going wrong none by a timeout.
+fn judge_opens(world: &mut World, harmless: bool) {
+    let now = world.now;
+    for n in 0..world.nodes.len() as u16 {
+        let Node::Ingress(_) = &world.nodes[usize::from(n)] else { continue };
+        let mut samples = Samples::default();
+        collect(&world.nodes[usize::from(n)], &mut samples);
+        let counted = samples.sum("jlb_opens_total", &[]) as u64;
+        let timeouts = samples.sum("jlb_opens_total", &[("result", "timeout")]) as u64;
+        let begun = world.opens.begun(n + 1);
+        // An Open that finds the mempool empty begins unseen.
+        if counted != begun && !world.plan.short_of_buffers {
+            world.found.add(Invariant::Termination, now, || {
+                format!("ingress {} counts the ends of {counted} Opens, {begun} began", n + 1)
+            });
+        }
+        if harmless && !world.plan.bounds.tight() && timeouts > 0 {
+            world.found.add(Invariant::Termination, now, || {
+                format!("ingress {}: {timeouts} Opens timed out on a network without faults", n + 1)
+            });
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! A backend host's TCP/IP stack and its server applications: listeners with an accept queue, request sockets,
+//! connections, TIME_WAIT, UDP sockets. It says to the agent what Linux would say.
+
+use core::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jlb_role::Nanos;
+use jlb_wire::tcp_flags::{ACK, RST, SYN};
+use jlb_wire::{FiveTuple, Packet, Protocol, transport_checksum_fits};
+use jlb_yann_core::{Listener, Sockets, TcpSocket};
+
+use crate::bytes::{Segment, tcp_packet, udp_packet};
+use crate::random::Random;
+use crate::script::{Ending, Scripts};
+use crate::tcp::{Connection, State, reset_for};
+
+/// A server that hears nothing for so long resets the connection: so vanished clients leave no socket behind.
+const SERVER_PATIENCE: Nanos = Nanos::from_secs(6);
+
+/// How a server takes connections off its accept queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepting {
+    /// The queue's limit.
+    pub(crate) limit: u32,
+    /// Time from one accept to the next.
+    pub(crate) every: Nanos,
+}
+
+#[derive(Debug)]
+struct Listen {
+    accepting: Accepting,
+    queue: VecDeque<FiveTuple>,
+    young: u32,
+    next_accept: Option<Nanos>,
+}
+
+#[derive(Debug)]
+struct Server {
+    tcp: Connection,
+    accepted: bool,
+    /// CLOSE was reported: what is left is not a socket that the kernel tells about.
+    reported: bool,
+    heard: Nanos,
+}
+
+/// What the kernel's tracepoint says (`inet_sock_set_state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SocketEvent {
+    Established(FiveTuple),
+    Closed(FiveTuple),
+}
+
+/// What a delivered packet met, for the checkers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// A TCP socket that is neither listening nor in TIME_WAIT, of the connection with this client ISN.
+    Socket { isn: u32 },
+    /// No such socket.
+    NoSocket,
+    /// A UDP socket.
+    Udp,
+    /// The stack threw it away: malformed, or a wrong checksum.
+    Broken,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// Packets of the stack, on their way to the agent's hook.
+    pub(crate) packets: Vec<Vec<u8>>,
+    pub(crate) events: Vec<SocketEvent>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stack {
+    listeners: BTreeMap<SocketAddr, Listen>,
+    udp: BTreeSet<SocketAddr>,
+    connections: BTreeMap<FiveTuple, Server>,
+    /// What is there again when the servers come back.
+    stopped: (BTreeMap<SocketAddr, Accepting>, BTreeSet<SocketAddr>),
+    random: Random,
+    /// A connection received bytes that its client did not send.
+    pub(crate) corrupt: Option<FiveTuple>,
+}
+
+impl Stack {
+    pub(crate) fn new(random: Random) -> Self {
+        Self {
+            listeners: BTreeMap::new(),
+            udp: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            stopped: Default::default(),
+            random,
+            corrupt: None,
+        }
+    }
+
+    pub(crate) fn listen(&mut self, at: SocketAddr, accepting: Accepting) {
+        let listen = Listen { accepting, queue: VecDeque::new(), young: 0, next_accept: None };
+        self.listeners.insert(at, listen);
+    }
+
+    pub(crate) fn bind(&mut self, at: SocketAddr) {
+        self.udp.insert(at);
+    }
+
+    /// Closes all UDP sockets.
+    pub(crate) fn unbind_all(&mut self) {
+        self.udp.clear();
+    }
+
+    /// The server processes end: the kernel resets their connections and closes all sockets.
+    pub(crate) fn stop(&mut self, now: Nanos, out: &mut Output) {
+        let tuples: Vec<FiveTuple> = self.connections.keys().copied().collect();
+        for tuple in tuples {
+            let Some(server) = self.connections.get_mut(&tuple) else { continue };
+            if server.reported {
+                continue;
+            }
+            let young = server.tcp.state == State::SynReceived;
+            let mut replies = Vec::new();
+            server.tcp.abort(&mut replies);
+            self.settle(now, tuple, young, out);
+            send(tuple, &replies, out);
+        }
+        let listeners = std::mem::take(&mut self.listeners);
+        self.stopped.0.extend(listeners.into_iter().map(|(at, l)| (at, l.accepting)));
+        self.stopped.1.append(&mut self.udp);
+    }
+
+    /// They are there again.
+    pub(crate) fn start(&mut self) {
+        let (listeners, mut udp) = std::mem::take(&mut self.stopped);
+        for (at, accepting) in listeners {
+            self.listen(at, accepting);
+        }
+        self.udp.append(&mut udp);
+    }
+
+    /// Whether it has an open connection that this client ISN began.
+    pub(crate) fn has(&self, tuple: &FiveTuple, isn: u32) -> bool {
+        self.connections.get(tuple).is_some_and(|s| s.tcp.irs == isn && s.tcp.open() && !s.reported)
+    }
+
+    /// Sockets that are neither listening nor over.
+    pub(crate) fn live(&self) -> usize {
+        self.connections.values().filter(|s| !s.reported).count()
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Nanos> {
+        let of = |s: &Server| {
+            let patience = s.tcp.open().then_some(s.heard + SERVER_PATIENCE);
+            [s.tcp.deadline(), patience].into_iter().flatten().min()
+        };
+        let connections = self.connections.values().filter_map(of);
+        connections.chain(self.listeners.values().filter_map(|l| l.next_accept)).min()
+    }
+
+    /// Takes an IP packet for a local address.
+    pub(crate) fn deliver(
+        &mut self,
+        now: Nanos,
+        bytes: &[u8],
+        scripts: &Scripts,
+        out: &mut Output,
+    ) -> Met {
+        let Ok(packet) = Packet::parse(bytes) else { return Met::Broken };
+        if !transport_checksum_fits(bytes, &packet) {
+            return Met::Broken;
+        }
+        let payload = &bytes[packet.payload..packet.len];
+        let Some(tcp) = packet.tcp else { return self.deliver_udp(&packet, payload, out) };
+        let segment =
+            Segment { seq: tcp.seq, ack: tcp.ack, flags: tcp.flags, payload: payload.to_vec() };
+        let met = match self.connections.get(&packet.tuple) {
+            Some(s) if !s.reported => Met::Socket { isn: s.tcp.irs },
+            Some(_) | None => Met::NoSocket,
+        };
+        self.deliver_tcp(now, packet.tuple, &segment, out);
+        self.run_applications(now, scripts, out);
+        met
+    }
+
+    fn deliver_udp(&mut self, packet: &Packet, payload: &[u8], out: &mut Output) -> Met {
+        if !self.udp.contains(&packet.tuple.vip()) {
+            return Met::NoSocket;
+        }
+        out.packets.push(udp_packet(packet.tuple.vip(), packet.tuple.client(), payload));
+        Met::Udp
+    }
+
+    fn deliver_tcp(&mut self, now: Nanos, tuple: FiveTuple, s: &Segment, out: &mut Output) {
+        let mut replies = Vec::new();
+        let opens = s.flags & (SYN | ACK | RST) == SYN;
+        if opens && self.connections.get(&tuple).is_some_and(|c| c.tcp.yields_to(s.seq)) {
+            self.connections.remove(&tuple);
+        }
+        let listener = self.listeners.get_mut(&tuple.vip());
+        let full = listener.as_ref().is_none_or(|l| l.queue.len() >= l.accepting.limit as usize);
+        if let Some(server) = self.connections.get_mut(&tuple) {
+            server.heard = now;
+            let young = server.tcp.state == State::SynReceived;
+            // As Linux: with a full accept queue the handshake's last packet is ignored.
+            if !(young && full && s.flags & (ACK | RST) == ACK) {
+                server.tcp.on_segment(now, s, &mut replies);
+            }
+            self.settle(now, tuple, young, out);
+        } else if let Some(listener) = listener.filter(|_| opens) {
+            if !full {
+                let iss = self.random.next() as u32;
+                let tcp = Connection::answer(now, iss, s.seq, &mut replies);
+                listener.young += 1;
+                let server = Server { tcp, accepted: false, reported: false, heard: now };
+                self.connections.insert(tuple, server);
+            }
+        } else if s.flags & RST == 0 {
+            replies.push(reset_for(s));
+        }
+        send(tuple, &replies, out);
+    }
+
+    /// After a connection moved on: young requests and the accept queue, and the kernel's word.
+    fn settle(&mut self, now: Nanos, tuple: FiveTuple, was_young: bool, out: &mut Output) {
+        let Some(server) = self.connections.get_mut(&tuple) else { return };
+        if server.tcp.corrupt {
+            self.corrupt.get_or_insert(tuple);
+        }
+        let young = server.tcp.state == State::SynReceived;
+        if let Some(listener) = self.listeners.get_mut(&tuple.vip()).filter(|_| was_young && !young)
+        {
+            listener.young -= 1;
+            if server.tcp.open() {
+                listener.queue.push_back(tuple);
+                let due = now + listener.accepting.every;
+                listener.next_accept.get_or_insert(due);
+                out.events.push(SocketEvent::Established(tuple));
+            }
+        }
+        // A request socket goes without a word; FIN-WAIT-2 is a mini socket like TIME_WAIT, since the server's
+        // application has let go of it.
+        let over = matches!(server.tcp.state, State::FinWait2 | State::TimeWait | State::Closed);
+        if over && !server.reported {
+            server.reported = true;
+            let request = was_young && !server.tcp.open() && server.tcp.state == State::Closed;
+            if !request {
+                out.events.push(SocketEvent::Closed(tuple));
+            }
+        }
+        if server.tcp.state == State::Closed {
+            self.connections.remove(&tuple);
+            if let Some(listener) = self.listeners.get_mut(&tuple.vip()) {
+                listener.queue.retain(|t| *t != tuple);
+            }
+        }
+    }
+
+    /// Timers of connections and applications.
+    pub(crate) fn tick(&mut self, now: Nanos, scripts: &Scripts, out: &mut Output) {
+        let tuples: Vec<FiveTuple> = self.connections.keys().copied().collect();
+        for tuple in tuples {
+            let Some(server) = self.connections.get_mut(&tuple) else { continue };
+            let mut replies = Vec::new();
+            let young = server.tcp.state == State::SynReceived;
+            server.tcp.on_time(now, &mut replies);
+            if server.tcp.open() && now >= server.heard + SERVER_PATIENCE {
+                server.tcp.abort(&mut replies);
+            }
+            self.settle(now, tuple, young, out);
+            send(tuple, &replies, out);
+        }
+        self.run_applications(now, scripts, out);
+    }
+
+    fn run_applications(&mut self, now: Nanos, scripts: &Scripts, out: &mut Output) {
+        for listener in self.listeners.values_mut() {
+            while listener.next_accept.is_some_and(|due| due <= now) {
+                let due = now + listener.accepting.every;
+                if let Some(server) =
+                    listener.queue.pop_front().and_then(|t| self.connections.get_mut(&t))
+                {
+                    server.accepted = true;
+                }
+                listener.next_accept = (!listener.queue.is_empty()).then_some(due);
+            }
+        }
+        let accepted: Vec<FiveTuple> =
+            self.connections.iter().filter(|(_, s)| s.accepted).map(|(t, _)| *t).collect();
+        for tuple in accepted {
+            let Some(server) = self.connections.get_mut(&tuple) else { continue };
+            let tcp = &mut server.tcp;
+            let mut replies = Vec::new();
+            if let Some(script) = scripts.get(&(tuple, tcp.irs)) {
+                let answered = (tcp.received / script.request).min(script.rounds);
+                tcp.send_up_to(now, answered * script.response, &mut replies);
+                if answered == script.rounds && script.ending == Ending::Server {
+                    tcp.close(now, &mut replies);
+                }
+            }
+            if tcp.peer_closed() {
+                tcp.close(now, &mut replies);
+            }
+            self.settle(now, tuple, false, out);
+            send(tuple, &replies, out);
+        }
+    }
+}
+
+fn send(tuple: FiveTuple, segments: &[Segment], out: &mut Output) {
+    out.packets.extend(segments.iter().map(|s| tcp_packet(tuple.vip(), tuple.client(), s)));
+}
+
+impl Sockets for Stack {
+    fn tcp(&self, flow: &FiveTuple) -> Option<TcpSocket> {
+        match self.connections.get(flow) {
+            Some(s) if s.reported => Some(TcpSocket::TimeWait),
+            Some(_) => Some(TcpSocket::Open),
+            None => self.listeners.contains_key(&flow.vip()).then_some(TcpSocket::Listening),
+        }
+    }
+
+    fn listener(&self, flow: &FiveTuple) -> Option<Listener> {
+        let listen = self.listeners.get(&flow.vip())?;
+        let depth = listen.queue.len() as u32 + listen.young;
+        Some(Listener { depth, limit: listen.accepting.limit })
+    }
+
+    fn udp(&self, flow: &FiveTuple) -> bool {
+        flow.protocol() == Protocol::Udp && self.udp.contains(&flow.vip())
+    }
+
+    fn syn_cookies(&self, _vip: SocketAddr) -> bool {
+        false
+    }
+}
+
+/// Where a service is reached.
+pub(crate) fn at(vip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(vip, port)
+}

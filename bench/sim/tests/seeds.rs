@@ -1,0 +1,68 @@
+//! What a commit must hold: nothing violated, the same seed the same run, every canary caught.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::sync::{Arc, Mutex};
+
+use jlb_sim::{CANARIES, Catch, catch_of, run};
+
+/// Seeds of one test; `jlb-bench sim` runs as many as you like.
+const SEEDS: u64 = 50;
+
+fn nothing_is_violated(first: u64) {
+    for seed in first..first + SEEDS {
+        let report = run(seed, None, None).unwrap();
+        assert!(report.violations.is_empty(), "{report}\nreplay: {}", report.replay(None));
+    }
+}
+
+// Four tests, so that they run side by side.
+#[test]
+fn first_quarter_of_the_seeds_violates_nothing() {
+    nothing_is_violated(0);
+}
+
+#[test]
+fn second_quarter_of_the_seeds_violates_nothing() {
+    nothing_is_violated(SEEDS);
+}
+
+#[test]
+fn third_quarter_of_the_seeds_violates_nothing() {
+    nothing_is_violated(2 * SEEDS);
+}
+
+#[test]
+fn last_quarter_of_the_seeds_violates_nothing() {
+    nothing_is_violated(3 * SEEDS);
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again_with_and_without_a_trace() {
+    for seed in [3, 4] {
+        let lines = Arc::new(Mutex::new(0_u64));
+        let counted = Arc::clone(&lines);
+        let sink = Box::new(move |_: &str| *counted.lock().unwrap() += 1);
+        let (plain, traced) =
+            (run(seed, None, None).unwrap(), run(seed, None, Some(sink)).unwrap());
+        assert_eq!(plain.event_hash, traced.event_hash, "seed {seed}");
+        assert_eq!((plain.events, plain.virtual_time), (traced.events, traced.virtual_time));
+        assert_eq!(traced.events, *lines.lock().unwrap(), "one line per event");
+    }
+    assert_ne!(run(3, None, None).unwrap().event_hash, run(4, None, None).unwrap().event_hash);
+}
+
+#[test]
+fn every_canary_is_caught() {
+    for rule in CANARIES {
+        let Catch::Within { first, seeds } = catch_of(rule) else { continue };
+        let seen = |seed| !run(seed, Some(rule), None).unwrap().violations.is_empty();
+        let caught = (first..first + seeds).any(seen);
+        assert!(caught, "{rule:?} is off and nobody saw it within {seeds} seeds from {first}");
+    }
+}
+
+#[test]
+fn every_rule_is_a_canary() {
+    // `catch_of` knows them all, by its match; here they stand in their order.
+    assert!((0..).zip(CANARIES).all(|(n, rule)| rule as u8 == n));
+}
