@@ -1,0 +1,308 @@
+//! The command line: data on standard output, everything else on standard error.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jlb_lab::fault::{self, Fault};
+use jlb_lab::{Error, Jlb, Lab, LabConfig, Status};
+
+use crate::demo;
+
+/// Wrong usage (sysexits.h).
+const EX_USAGE: u8 = 64;
+
+const EXAMPLES: &str = "Examples:
+  jlb-lab up                             raise the usual lab, keep it
+  jlb-lab exec client curl -s http://203.0.113.10/
+  jlb-lab exec ingress-1 curl -s http://127.0.0.1:9750/metrics
+  jlb-lab fault loss backend-1 --permille 100
+  jlb-lab fault heal
+  jlb-lab --lab two up --backends 2      a second one beside it
+  jlb-lab -o json status
+  jlb-lab down";
+
+#[derive(Parser)]
+#[command(name = "jlb-lab", version, about = "A whole JLB site on this machine: network namespaces as hosts", after_help = EXAMPLES)]
+struct Cli {
+    /// Which lab
+    #[arg(short, long, global = true, default_value = "lab", value_name = "NAME", env = "JLB_LAB")]
+    lab: String,
+    /// How to print status and list
+    #[arg(short, long, global = true, value_enum, default_value = "text")]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Raise the lab, and leave it up
+    Up(Up),
+    /// Take the lab down; succeeds if there is none
+    Down {
+        /// Every lab there is
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show what JLB promises, in a lab of its own
+    Demo,
+    /// Show hosts, addresses and processes
+    Status,
+    /// Names of all labs
+    List,
+    /// Run a command on a host
+    #[command(after_help = "Example:\n  jlb-lab exec router ip route show 203.0.113.0/24")]
+    Exec {
+        /// The host: client, router, fabric, ingress-1, tracker-1, backend-1, …
+        node: String,
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Break something on purpose
+    #[command(
+        subcommand,
+        after_help = "NODES are hosts, or: ingresses, trackers, backends.\nExamples:\n  jlb-lab fault stop trackers\n  jlb-lab fault mtu 1300\n  jlb-lab fault heal"
+    )]
+    Fault(FaultCommand),
+}
+
+#[derive(Args)]
+struct Up {
+    /// Ingress hosts, 1 to 20
+    #[arg(long, default_value_t = LabConfig::default().ingresses, value_name = "N")]
+    ingresses: u8,
+    /// Flow trackers, 1 to 20
+    #[arg(long, default_value_t = LabConfig::default().trackers, value_name = "N")]
+    trackers: u8,
+    /// Backends, 1 to 20
+    #[arg(long, default_value_t = LabConfig::default().backends, value_name = "N")]
+    backends: u8,
+    /// Only the hosts and their servers, without JLB's daemons
+    #[arg(long)]
+    no_jlb: bool,
+    /// Workers of each ingress and tracker, 1 to 16
+    #[arg(long, default_value_t = Jlb::default().workers, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    workers: u8,
+    /// Members speak IPv6 with each other
+    #[arg(long)]
+    prefer_v6: bool,
+    /// Largest packet between members, in bytes (underlay.mtu)
+    #[arg(long, default_value_t = Jlb::default().mtu, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=1500))]
+    mtu: u16,
+    /// No nginx, no UDP echo
+    #[arg(long)]
+    no_servers: bool,
+    /// Size in MB of the file /payload that nginx serves
+    #[arg(long, default_value_t = 100, value_name = "MB")]
+    payload: u16,
+}
+
+#[derive(Subcommand)]
+enum FaultCommand {
+    /// End what runs on these hosts (SIGTERM, then SIGKILL)
+    Stop {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// End what runs on these hosts at once (SIGKILL)
+    Kill {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Stop the clocks of what runs on these hosts (SIGSTOP)
+    Freeze {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Pull the cables of these hosts
+    Unplug {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Make the link before the backends' network narrower
+    Mtu {
+        /// Largest packet in bytes
+        #[arg(value_parser = clap::value_parser!(u16).range(1280..=1500))]
+        bytes: u16,
+    },
+    /// Lose packets to and from these hosts
+    Loss {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// How many of a thousand
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        permille: u16,
+    },
+    /// Mend all faults but stop and kill
+    Heal,
+}
+
+/// Does what the command line says.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EX_USAGE } else { 0 };
+            // Nothing is left to do if not even this can be printed.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    execute(cli).unwrap_or_else(|error| {
+        say(&format!("jlb-lab: {error}"));
+        let usage =
+            matches!(error, Error::BadName(_) | Error::OutOfBounds { .. } | Error::NoNode { .. });
+        if usage { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+    })
+}
+
+fn execute(cli: Cli) -> Result<ExitCode, Error> {
+    let name = cli.lab.as_str();
+    match cli.command {
+        Command::Up(up) => {
+            let config = LabConfig {
+                ingresses: up.ingresses,
+                trackers: up.trackers,
+                backends: up.backends,
+                servers: !up.no_servers,
+                payload_bytes: u64::from(up.payload) * 1_000_000,
+                jlb: (!up.no_jlb).then(|| Jlb {
+                    workers: up.workers,
+                    prefer_v6: up.prefer_v6,
+                    mtu: up.mtu,
+                    ..Jlb::default()
+                }),
+            };
+            Lab::up(name, &config)?.keep()?;
+            say(&format!("Lab {name} is up. Try: jlb-lab --lab {name} status"));
+        }
+        Command::Down { all } => {
+            let names = if all { Lab::list()? } else { vec![name.to_owned()] };
+            for name in names {
+                let was = if Lab::down(&name)? { "is down" } else { "was not there" };
+                say(&format!("Lab {name} {was}."));
+            }
+        }
+        Command::Demo => {
+            let well = demo::run(name)?;
+            return Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Status => {
+            let status = Lab::status(name)?;
+            match cli.output {
+                Output::Json => print_json(&status),
+                Output::Text => print(&table(&status)),
+            }
+        }
+        Command::List => {
+            let names = Lab::list()?;
+            match cli.output {
+                Output::Json => print_json(&names),
+                Output::Text => names.iter().for_each(|name| print(&format!("{name}\n"))),
+            }
+        }
+        Command::Exec { node, command } => return exec(name, &node, &command),
+        Command::Fault(command) => {
+            let lab = Lab::open(name)?;
+            match fault_of(command) {
+                Some(fault) => fault::inject(&lab, &fault)?,
+                None => fault::heal(&lab)?,
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fault_of(command: FaultCommand) -> Option<Fault> {
+    match command {
+        FaultCommand::Stop { nodes } => Some(Fault::Stop(nodes)),
+        FaultCommand::Kill { nodes } => Some(Fault::Kill(nodes)),
+        FaultCommand::Freeze { nodes } => Some(Fault::Freeze(nodes)),
+        FaultCommand::Unplug { nodes } => Some(Fault::Unplug(nodes)),
+        FaultCommand::Mtu { bytes } => Some(Fault::Mtu(bytes)),
+        FaultCommand::Loss { nodes, permille } => Some(Fault::Loss { nodes, permille }),
+        FaultCommand::Heal => None,
+    }
+}
+
+/// Becomes the command, so that its signals and its exit status are the caller's.
+fn exec(lab: &str, node: &str, words: &[String]) -> Result<ExitCode, Error> {
+    use std::os::unix::process::CommandExt;
+
+    let node = Lab::open(lab)?.node(node)?;
+    let Some((program, arguments)) = words.split_first() else {
+        return Ok(ExitCode::from(EX_USAGE));
+    };
+    let error = node.command(program).args(arguments).exec();
+    say(&format!("jlb-lab: {program}: {error}"));
+    Ok(ExitCode::FAILURE)
+}
+
+fn table(status: &Status) -> String {
+    let mut text =
+        format!("lab {} is {}, files in {}\n", status.lab, status.state, status.dir.display());
+    for node in &status.nodes {
+        let [v4, v6] = node.addresses;
+        let processes: Vec<String> = node
+            .processes
+            .iter()
+            .map(|process| format!("{}({})", process.what, process.pid))
+            .collect();
+        let row = format!(
+            "{:<11} {:<14} {:<18} {}",
+            node.node,
+            v4.to_string(),
+            v6.to_string(),
+            processes.join(" ")
+        );
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(error) => say(&format!("jlb-lab: {error}")),
+    }
+}
+
+/// To standard output. A reader that has gone (`| head`) is no error.
+fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_an_executed_command_are_its_own() {
+        let cli =
+            Cli::try_parse_from(["jlb-lab", "exec", "client", "curl", "-o", "x", "--lab", "y"])
+                .unwrap();
+        assert_eq!(cli.lab, "lab");
+        let Command::Exec { command, .. } = cli.command else { panic!("not exec") };
+        assert_eq!(command, ["curl", "-o", "x", "--lab", "y"]);
+    }
+}
