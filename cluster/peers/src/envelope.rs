@@ -73,8 +73,9 @@ impl Envelope {
     }
 
     /// Whether a control message may be believed: its MAC, that its signer may say such a thing and is who sent the
-    /// packet (or a tracker forwards it), its receiver, epoch, boot id and sequence number. To be called by the worker
-    /// that owns the flow, once per packet: the sequence number counts as seen afterwards, the signer as heard.
+    /// packet (or a tracker forwards it), its receiver, boot id and sequence number. Its epoch is the role's to judge: it
+    /// matters for votes only. To be called by the worker that owns the flow, once per packet: the sequence number counts as
+    /// seen afterwards, the signer as heard.
     ///
     /// # Errors
     /// Under which reason to drop it: [`Reason::WrongKind`] when it is no control message.
@@ -87,16 +88,15 @@ impl Envelope {
         let control = Control::parse(option, &packet.tuple, &snapshot.keys().mac_keys)
             .map_err(control_reason)?;
         let signer = snapshot.member(control.sender).ok_or(Reason::NotAMember)?.role;
-        if !may_say(signer, &control) || !self.may_bring(&control) {
+        let forwarded = is_forwarded(signer, &control);
+        if !may_say(signer, &control) || !self.may_bring(&control, forwarded) {
             return Err(Reason::NotAMember);
         }
-        // The backend's word goes along the chain to its receiver with the backend's MAC.
-        let for_others = peers.role() == MemberRole::FlowTracker && is_forwarded(&control);
+        // The backend's word goes along the chain to its receiver with the backend's MAC; what an ingress asks goes from a
+        // tracker that does not own the partition to one that does.
+        let for_others = peers.role() == MemberRole::FlowTracker && forwarded;
         if control.receiver != peers.me() && !for_others {
             return Err(Reason::NotAddressee);
-        }
-        if control.epoch != snapshot.epoch() {
-            return Err(Reason::WrongEpoch);
         }
         peers.accept(now, control.sender, control.boot, control.sequence)?;
         peers.messages.received(control.kind);
@@ -118,20 +118,19 @@ impl Envelope {
         }
     }
 
-    fn may_bring(&self, control: &Control) -> bool {
-        self.from == control.sender
-            || (self.from_role == MemberRole::FlowTracker && is_forwarded(control))
+    fn may_bring(&self, control: &Control, forwarded: bool) -> bool {
+        self.from == control.sender || (self.from_role == MemberRole::FlowTracker && forwarded)
     }
 }
 
-/// Accept, and Reject by a backend, pass through the trackers of the chain.
-const fn is_forwarded(control: &Control) -> bool {
+/// Accept, and Reject by a backend, pass through the trackers of the chain; Open and Query of an ingress through a tracker
+/// that knows of a newer trio.
+const fn is_forwarded(signer: MemberRole, control: &Control) -> bool {
     match control.kind {
-        Kind::Accept => true,
+        Kind::Accept | Kind::Query => true,
         Kind::Reject => !control.flags.has(Flags::FINAL),
-        Kind::Open | Kind::Cancel | Kind::Query | Kind::State | Kind::NotMine | Kind::Close => {
-            false
-        }
+        Kind::Open => matches!(signer, MemberRole::Ingress),
+        Kind::Cancel | Kind::State | Kind::NotMine | Kind::Close => false,
     }
 }
 
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn another_epoch_another_receiver_or_another_boot_is_refused() {
+    fn another_receiver_or_another_boot_is_refused() {
         let mut net = acquainted();
         let state = |net: &mut Net, to| sent(net.host(1), to, |_| {}, Kind::State);
         let mut for_other = state(&mut net, id(2));
@@ -279,13 +278,6 @@ mod tests {
         let sum = jlb_wire::checksum::finish(jlb_wire::checksum::sum(&for_other.bytes()[..20]));
         for_other.bytes_mut()[10..12].copy_from_slice(&sum.to_be_bytes());
         assert_eq!(read(net.host(0), &for_other), Err(Reason::NotAddressee));
-
-        let old = state(&mut net, INGRESS);
-        let mut newer = spec();
-        (newer.generation, newer.epoch) = (2, jlb_wire::Epoch(2));
-        let now = net.now;
-        net.host(0).peers.update(Snapshot::build(newer).unwrap(), now);
-        assert_eq!(read(net.host(0), &old), Err(Reason::WrongEpoch));
 
         let mut net = acquainted();
         let mut reborn = Host::new(TRACKER, 0, 999);

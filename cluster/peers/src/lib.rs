@@ -27,7 +27,7 @@ pub use envelope::{Carried, Envelope};
 pub use messages::Messages;
 pub use peers::{
     ASK_AGAIN, DEAD_AFTER, HEARTBEAT_LIMIT, MISSED_LIMIT, PROBE_AGENTS, PROBE_BY_AGENT,
-    PROBE_DATAPLANE, Peers, PeersConfig,
+    PROBE_DATAPLANE, Peers, PeersConfig, ReceivedBody,
 };
 pub use random::Random;
 pub use reasons::{body_reason, control_reason, geneve_reason, packet_reason};

@@ -1,7 +1,11 @@
 use jlb_role::{Nanos, Reason};
-use jlb_wire::{BootId, MemberId};
+use jlb_wire::{BootId, Epoch, MemberId};
 
+use crate::DEAD_AFTER;
 use crate::window::Windows;
+
+/// So long another member's word that it does not hear a backend counts: it is repeated with every answer to Probe.
+const WITNESS_FOR: Nanos = Nanos::from_secs(1);
 
 /// What is known of one other member.
 #[derive(Debug)]
@@ -28,6 +32,12 @@ pub(crate) struct Peer {
     pub(crate) told_up: bool,
     pub(crate) heartbeat_age_ms: u32,
     pub(crate) leaving: bool,
+    /// Of its member list, as its last Probe says.
+    pub(crate) epoch: Option<Epoch>,
+    /// When another member last said that it does not hear this one.
+    pub(crate) missed_elsewhere: Option<Nanos>,
+    /// What was last reported of its death.
+    pub(crate) told_dead: bool,
     pub(crate) mismatch_told: bool,
     /// Waits in the queue of those to be asked out of turn.
     pub(crate) wanted: bool,
@@ -50,6 +60,9 @@ impl Peer {
             told_up: false,
             heartbeat_age_ms: 0,
             leaving: false,
+            epoch: None,
+            missed_elsewhere: None,
+            told_dead: false,
             mismatch_told: false,
             wanted: false,
         }
@@ -60,7 +73,14 @@ impl Peer {
         self.heard_at = Some(now);
         self.silent_since = now;
         self.missed = 0;
+        self.missed_elsewhere = None;
         self.up = self.boot.is_some();
+    }
+
+    /// Whether it is silent for [`crate::DEAD_AFTER`] and another member lately said the same.
+    pub(crate) fn dead(&self, now: Nanos, two_witnesses: bool) -> bool {
+        let elsewhere = self.missed_elsewhere.is_some_and(|at| now.since(at) <= WITNESS_FOR);
+        now.since(self.silent_since) > DEAD_AFTER && (elsewhere || !two_witnesses)
     }
 
     /// A message that claims this boot and number.

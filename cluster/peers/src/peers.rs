@@ -1,3 +1,4 @@
+use core::ops::Range;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -5,7 +6,10 @@ use jlb_map::{MemberRole, Snapshot};
 use jlb_role::{
     Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Report, UnderlayDst, WorkerId,
 };
-use jlb_wire::{Body, BodyKind, BootId, MAX_BODY_PAYLOAD, MemberId, Payload, Probe, body_flags};
+use jlb_wire::{
+    Body, BodyKind, BootId, Epoch, MAX_BODY_PAYLOAD, MemberId, Payload, Probe, Refresh,
+    SilentBackends, body_flags,
+};
 
 use crate::peer::Peer;
 use crate::send::{buffer_with, wrap};
@@ -283,16 +287,31 @@ impl Peers {
         })
     }
 
+    /// Whether a backend is dead: silent for [`DEAD_AFTER`] as we see it, and as another member said lately. (The second
+    /// witness can be left out by a canary.)
+    #[must_use]
+    pub fn dead(&self, now: Nanos, member: MemberId, two_witnesses: bool) -> bool {
+        self.peer(member).is_some_and(|p| p.dead(now, two_witnesses))
+    }
+
+    /// The epoch of a member's list, as its last Probe says.
+    #[must_use]
+    pub fn epoch(&self, member: MemberId) -> Option<Epoch> {
+        self.peer(member)?.epoch
+    }
+
     /// Takes a received body. Probes are dealt with here, to the end: answered, or their answer used, or handed to the
-    /// worker that asked. No other body is spoken yet.
+    /// worker that asked. Others are the role's: what is given back was verified, is of the sender's current boot, new,
+    /// and for this worker.
     pub fn receive_body<B: PacketBuf>(
         &mut self,
         now: Nanos,
         buf: B,
         envelope: &Envelope,
         io: &mut impl Io<B>,
-    ) {
+    ) -> Option<ReceivedBody<B>> {
         match self.read_body(now, buf.bytes(), envelope) {
+            Ok(Next::Role(body, payload)) => return Some(ReceivedBody { body, buf, payload }),
             Ok(Next::Done) => {}
             Ok(Next::Other(worker)) => io.hand_over(buf, worker),
             Ok(Next::Answer { to, nonce, worker }) => self.answer(now, to, nonce, worker, io),
@@ -302,6 +321,7 @@ impl Peers {
             Ok(Next::Mismatch(member)) => io.report(Report::ListMismatch { member }),
             Err(why) => io.drop(buf, why),
         }
+        None
     }
 
     fn read_body(&mut self, now: Nanos, bytes: &[u8], envelope: &Envelope) -> Result<Next, Reason> {
@@ -317,13 +337,22 @@ impl Peers {
         }
         match body.kind {
             BodyKind::Probe => {}
-            BodyKind::Load | BodyKind::Refresh | BodyKind::Epoch => return Err(Reason::WrongKind),
+            BodyKind::Refresh => return self.read_refresh(now, &body, payload, at),
+            BodyKind::Epoch => {
+                self.accept(now, body.sender, body.boot, body.sequence)?;
+                self.messages.received_body(body.kind);
+                let begins = at + Body::HEADER_LEN;
+                return Ok(Next::Role(body, begins..begins + payload.len()));
+            }
+            BodyKind::Load => return Err(Reason::WrongKind),
         }
-        let (probe, _) = Probe::parse(payload).ok_or(Reason::Malformed)?;
+        let (probe, silent) = Probe::parse(payload).ok_or(Reason::Malformed)?;
         if body.flags & body_flags::ANSWER == 0 {
             self.read_question(now, &body, &probe)
         } else if probe.worker == self.config.worker.0 {
-            self.read_answer(now, &body, &probe)
+            let next = self.read_answer(now, &body, &probe)?;
+            self.learn_silent(now, silent);
+            Ok(next)
         } else if probe.worker < self.config.workers {
             // It must be verified there once more: the windows are there.
             Ok(Next::Other(WorkerId(probe.worker)))
@@ -371,9 +400,41 @@ impl Peers {
         Ok(self.mismatch(body.sender, probe).map_or(Next::Done, Next::Mismatch))
     }
 
+    /// A tracker is asked by an agent, for the worker that pulled; an agent has one worker that reads it.
+    fn read_refresh(
+        &mut self,
+        now: Nanos,
+        body: &Body,
+        payload: &[u8],
+        at: usize,
+    ) -> Result<Next, Reason> {
+        let (refresh, _) = Refresh::parse(payload).ok_or(Reason::Malformed)?;
+        if self.role == MemberRole::FlowTracker && refresh.worker != self.config.worker.0 {
+            return if refresh.worker < self.config.workers {
+                Ok(Next::Other(WorkerId(refresh.worker)))
+            } else {
+                Err(Reason::Malformed)
+            };
+        }
+        self.accept(now, body.sender, body.boot, body.sequence)?;
+        self.messages.received_body(BodyKind::Refresh);
+        let begins = at + Body::HEADER_LEN;
+        Ok(Next::Role(*body, begins..begins + payload.len()))
+    }
+
     fn learn_leaving(&mut self, body: &Body) {
         if let Some(peer) = self.peers[body.sender.index()].as_mut() {
             peer.leaving = body.flags & body_flags::LEAVING != 0;
+            peer.epoch = Some(body.epoch);
+        }
+    }
+
+    /// Another member's word that it does not hear these.
+    fn learn_silent(&mut self, now: Nanos, silent: SilentBackends<'_>) {
+        for id in silent.iter() {
+            if let Some(peer) = self.peers[id.index()].as_mut() {
+                peer.missed_elsewhere = Some(now);
+            }
         }
     }
 
@@ -402,6 +463,11 @@ impl Peers {
                 peer.judge(now.since(due) > STALLED, MISSED_LIMIT);
                 peer.turn_at = Some(now);
                 let interval = peer.interval;
+                let dead = peer.dead(now, true);
+                if dead && !peer.told_dead {
+                    io.report(Report::BackendDead { member: id });
+                }
+                peer.told_dead = dead;
                 self.note(id);
                 self.question(now, id, io);
                 // From now, not from when it was due: after a stall no burst is made up for.
@@ -489,7 +555,7 @@ impl Peers {
         io: &mut impl Io<B>,
     ) {
         let probe = self.probe(worker);
-        if self.role == MemberRole::FlowTracker {
+        if self.role != MemberRole::Backend {
             let silent: Vec<_> = self.silent_backends(now).take(Probe::MAX_SILENT).collect();
             let mut payload = [0; MAX_BODY_PAYLOAD];
             let len = probe.emit_with(&silent, &mut payload);
@@ -509,7 +575,6 @@ impl Peers {
         }
     }
 
-    /// An empty mempool or a member without address: nothing is sent, the next turn comes.
     fn send_probe<B: PacketBuf>(
         &mut self,
         to: MemberId,
@@ -518,9 +583,22 @@ impl Peers {
         payload: &[u8],
         io: &mut impl Io<B>,
     ) {
+        let flags = if self.leaving { flags | body_flags::LEAVING } else { flags };
+        self.send_body(to, (BodyKind::Probe, flags, nonce), payload, io);
+    }
+
+    /// Sends a body with kind, flags and nonce. An empty mempool or a member without address: nothing is sent, and it is
+    /// for the sender to try again.
+    pub fn send_body<B: PacketBuf>(
+        &mut self,
+        to: MemberId,
+        (kind, flags, nonce): (BodyKind, u16, u64),
+        payload: &[u8],
+        io: &mut impl Io<B>,
+    ) {
         let body = Body {
-            kind: BodyKind::Probe,
-            flags: if self.leaving { flags | body_flags::LEAVING } else { flags },
+            kind,
+            flags,
             epoch: self.snapshot.epoch(),
             sender: self.config.id,
             receiver: to,
@@ -537,7 +615,7 @@ impl Peers {
         let ends = (self.config.id, to);
         match wrap(&mut buf, &self.snapshot, ends, Payload::Body, nonce, 0) {
             Ok(()) => {
-                self.messages.sent_body(BodyKind::Probe);
+                self.messages.sent_body(kind);
                 io.send(buf, UnderlayDst::Member(to));
             }
             Err(why) => io.drop(buf, why),
@@ -545,12 +623,40 @@ impl Peers {
     }
 }
 
+/// A verified body that is the role's to deal with.
+#[derive(Debug)]
+pub struct ReceivedBody<B> {
+    /// Its header.
+    pub body: Body,
+    /// The packet.
+    pub buf: B,
+    payload: Range<usize>,
+}
+
+impl<B: PacketBuf> ReceivedBody<B> {
+    /// What stands behind the header.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.buf.bytes().get(self.payload.clone()).unwrap_or_default()
+    }
+}
+
 /// What is to be done with a body that was read.
 enum Next {
     Done,
+    /// For the role, with the place of its payload in the packet.
+    Role(Body, Range<usize>),
     Other(WorkerId),
-    Answer { to: MemberId, nonce: u64, worker: u8 },
-    Booted { member: MemberId, boot: BootId, sequence: u64 },
+    Answer {
+        to: MemberId,
+        nonce: u64,
+        worker: u8,
+    },
+    Booted {
+        member: MemberId,
+        boot: BootId,
+        sequence: u64,
+    },
     Mismatch(MemberId),
 }
 

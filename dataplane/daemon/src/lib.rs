@@ -185,10 +185,7 @@ where
 
     async fn work(&mut self) -> Result<(), Self::Error> {
         let (worker, report) = self.reports.recv().await.ok_or(DaemonError::WorkersEnded)?;
-        // Every worker probes on its own; one of them is enough for people.
-        if worker == WorkerId(0) {
-            self.members.take(report);
-        }
+        self.members.take(worker, report);
         Ok(())
     }
 
@@ -254,5 +251,11 @@ pub(crate) fn tell(name: &str, report: Report) {
         Report::ListMismatch { .. } => warn!(
             "{name} has another member list under the same generation number: make cluster.toml the same on all hosts"
         ),
+        Report::BackendDead { .. } => {
+            warn!(
+                "{name} is dead: neither we nor another member hears it, so its clients are told to connect again"
+            );
+        }
+        Report::Warm(_) | Report::WaitsFor { .. } | Report::Collect(_) => {}
     }
 }

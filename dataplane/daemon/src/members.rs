@@ -1,9 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jlb_map::{MemberRole, Snapshot};
 use jlb_node::serde_json::{Value, json};
-use jlb_role::Report;
+use jlb_role::{Report, WorkerId};
 use jlb_wire::{BootId, MemberId};
 
 /// The other members as the first worker sees them: for readiness, status and the log.
@@ -12,6 +12,9 @@ pub struct Members {
     cluster: Arc<Snapshot>,
     me: MemberId,
     seen: BTreeMap<MemberId, Seen>,
+    /// Workers of a tracker that do not yet know what all backends have, and whom they wait for.
+    cold: BTreeSet<WorkerId>,
+    waited_for: BTreeSet<MemberId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,7 +25,13 @@ struct Seen {
 
 impl Members {
     pub(crate) fn new(cluster: Arc<Snapshot>, me: MemberId) -> Self {
-        Self { cluster, me, seen: BTreeMap::new() }
+        Self {
+            cluster,
+            me,
+            seen: BTreeMap::new(),
+            cold: BTreeSet::new(),
+            waited_for: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn replace(&mut self, cluster: Arc<Snapshot>) {
@@ -30,7 +39,40 @@ impl Members {
         self.cluster = cluster;
     }
 
-    pub(crate) fn take(&mut self, report: Report) {
+    /// Every worker probes on its own; one of them is enough for people. What they know of flows each says for itself.
+    pub(crate) fn take(&mut self, worker: WorkerId, report: Report) {
+        match report {
+            Report::Warm(true) => {
+                self.cold.remove(&worker);
+                if self.cold.is_empty() {
+                    self.waited_for.clear();
+                }
+            }
+            Report::Warm(false) => {
+                self.cold.insert(worker);
+            }
+            Report::WaitsFor { member } => {
+                self.waited_for.insert(member);
+            }
+            Report::PeerBoot { .. }
+            | Report::PeerAlive { .. }
+            | Report::PeerSuspect { .. }
+            | Report::ListMismatch { .. }
+            | Report::BackendDead { .. }
+                if worker == WorkerId(0) =>
+            {
+                self.learn(report);
+            }
+            Report::PeerBoot { .. }
+            | Report::PeerAlive { .. }
+            | Report::PeerSuspect { .. }
+            | Report::ListMismatch { .. }
+            | Report::BackendDead { .. }
+            | Report::Collect(_) => {}
+        }
+    }
+
+    fn learn(&mut self, report: Report) {
         let (member, change): (_, fn(&mut Seen)) = match report {
             Report::PeerBoot { member, boot, .. } => {
                 self.seen.entry(member).or_default().boot = Some(boot);
@@ -38,7 +80,8 @@ impl Members {
             }
             Report::PeerAlive { member } => (member, |seen| seen.alive = true),
             Report::PeerSuspect { member } => (member, |seen| seen.alive = false),
-            Report::ListMismatch { member } => (member, |_| {}),
+            Report::ListMismatch { member } | Report::BackendDead { member } => (member, |_| {}),
+            Report::Warm(_) | Report::WaitsFor { .. } | Report::Collect(_) => return,
         };
         // What was reported before the list changed is of no use any more.
         let Some(known) = self.cluster.member(member) else { return };
@@ -52,6 +95,13 @@ impl Members {
         let others = self.cluster.with_role(role).iter().filter(|&&id| id != self.me);
         let alive = others.clone().filter(|id| self.seen.get(id).is_some_and(|s| s.alive)).count();
         (alive, others.count())
+    }
+
+    /// Whether a worker does not yet know what all backends have, and the names of those whose word it waits for.
+    #[must_use]
+    pub fn cold(&self) -> Option<Vec<&str>> {
+        let name = |id: &MemberId| self.cluster.member(*id).map(|m| m.name.as_str());
+        (!self.cold.is_empty()).then(|| self.waited_for.iter().filter_map(name).collect())
     }
 
     pub(crate) fn status(&self) -> Value {

@@ -52,6 +52,32 @@ pub enum Report {
         /// Who.
         member: MemberId,
     },
+    /// A backend is dead: we and another member have not heard it for `dead_after`.
+    BackendDead {
+        /// Who.
+        member: MemberId,
+    },
+    /// A tracker's worker knows what all backends have (again), or does not yet.
+    Warm(bool),
+    /// A tracker's worker that is not warm waits for the marker of this backend.
+    WaitsFor {
+        /// Who.
+        member: MemberId,
+    },
+    /// A tracker's worker pulls the flows of its partitions: an agent's daemon is to collect them from the kernel half.
+    Collect(Collect),
+}
+
+/// Whose flows an agent's daemon is to collect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Collect {
+    /// The tracker that pulls.
+    pub tracker: MemberId,
+    /// Its boot, which the kernel half must hold for current before it is asked: then whatever was admitted by the vote of
+    /// another boot is there already, and nothing will be (rule 5).
+    pub boot: BootId,
+    /// The nonce of this pull, to tell its answer from that of another.
+    pub nonce: u64,
 }
 
 /// What a state machine may ask of the world.

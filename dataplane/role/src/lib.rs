@@ -20,7 +20,7 @@ mod time;
 
 pub use buffer::{BUFFER_HEADROOM, BUFFER_ROOM, NoRoom, PacketBuf, conformance};
 pub use fake::{FakeBuf, FakeIo};
-pub use io::{BURST, Burst, Io, Report, Role, UnderlayDst, WorkerId};
+pub use io::{BURST, Burst, Collect, Io, Report, Role, UnderlayDst, WorkerId};
 pub use metrics::{Histogram, Metric, MetricKind, MetricSink, Sample, Samples, Value};
 pub use reason::Reason;
 pub use rules::{AllRules, Rule, Rules, Without};

@@ -115,4 +115,16 @@ reasons! {
     NotAdmitted = "not_admitted",
     /// Not yet configured.
     NotReady = "not_ready",
+    /// In the middle of a flow that two trackers do not know; the client was told so.
+    UnknownFlow = "unknown_flow",
+    /// Waited for word of where its flow is, and none came.
+    QueryTimeout = "query_timeout",
+    /// More packets of unknown flows than may be asked about.
+    QueryLimit = "query_limit",
+    /// This tracker does not yet know what all backends have.
+    Cold = "cold",
+    /// The flow's backend is dead; the client was told so.
+    BackendDead = "backend_dead",
+    /// Another tracker is the partition's sole owner.
+    SoleOwner = "sole_owner",
 }

@@ -28,6 +28,22 @@ pub enum Rule {
     FlushInOrder,
     /// A pending entry's queue is freed with it (design, section 8: no leak).
     FreeQueue,
+    /// A tracker that has just started neither heads, votes nor says "unknown" before it has all markers (rule 4).
+    Cold,
+    /// A missing marker is never written off by the tracker's own timer (rule 4).
+    MarkersByWord,
+    /// After its marker to a tracker's boot, an agent takes no vote of another boot of it (rule 5).
+    MarkerFence,
+    /// "Nobody knows" needs two trackers of one epoch (rule 6).
+    TwoUnknown,
+    /// "Nobody knows" is said of packets only that came before the Query (rule 6).
+    UnknownByNonce,
+    /// Both votes and the agent are of one epoch, and a joiner waits for the old trio (rule 11).
+    OneEpoch,
+    /// A packet of a flow that is not here is never delivered (NotMine).
+    NotMine,
+    /// A backend is dead only when two members do not hear it (design, section 4).
+    TwoWitnesses,
 }
 
 /// Which rules are on: a type parameter of every role.
@@ -47,6 +63,33 @@ impl Rules for AllRules {
     fn on(self, _: Rule) -> bool {
         true
     }
+}
+
+impl Rule {
+    /// All rules, in order.
+    pub const ALL: [Self; 21] = [
+        Self::TwoVotes,
+        Self::FirstWriterWins,
+        Self::DecideOnce,
+        Self::PendingNeverExpires,
+        Self::SplitVotes,
+        Self::OneRetransmitter,
+        Self::Incumbent,
+        Self::Tombstones,
+        Self::VersionedWord,
+        Self::RefusalIsVoted,
+        Self::RejectTtl,
+        Self::FlushInOrder,
+        Self::FreeQueue,
+        Self::Cold,
+        Self::MarkersByWord,
+        Self::MarkerFence,
+        Self::TwoUnknown,
+        Self::UnknownByNonce,
+        Self::OneEpoch,
+        Self::NotMine,
+        Self::TwoWitnesses,
+    ];
 }
 
 /// At most one rule is broken: a canary.

@@ -47,11 +47,11 @@ pub mod body_flags {
     pub const ANSWER: u16 = 1;
     /// Probe: the sender is about to leave: choose somebody else.
     pub const LEAVING: u16 = 1 << 1;
-    /// Refresh: a tracker asks for the flows.
+    /// Refresh: a tracker asks for a batch of flows; so it acknowledges all batches before.
     pub const PULL: u16 = 1;
     /// Refresh: some of them.
     pub const BATCH: u16 = 1 << 1;
-    /// Refresh, Epoch: an acknowledgement.
+    /// Epoch: an acknowledgement.
     pub const ACK: u16 = 1 << 2;
     /// Refresh: the end marker: all flows were sent, and Opens that name an older boot are void from here on.
     pub const END: u16 = 1 << 3;
@@ -345,7 +345,98 @@ impl LoadReport {
     }
 }
 
-/// One flow in a Refresh batch: 56 bytes. The payload is a batch number (4 bytes), a count (2), 0 (2), the records.
+/// Which batch of which tracker worker's flows a Refresh is about: the first 24 bytes of its payload.
+///
+/// A tracker's worker pulls batch after batch, under a nonce of its own; the agent answers with BATCH, and behind the last
+/// one with END. A batch that did not come is pulled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// Number of the batch, from 0; that of END is `batches`.
+    pub batch: u32,
+    /// How many batches there are (0 in PULL).
+    pub batches: u32,
+    /// The tracker's worker that pulls: only flows of its partitions (partition modulo `workers`) are meant.
+    pub worker: u8,
+    /// Workers of that tracker, 1 to 16.
+    pub workers: u8,
+    /// END: member id of the sole owner that the agent obeys, 0 for none.
+    pub sole: u16,
+    /// BATCH, END: the backend's counter when the flows were collected: whatever it admitted before is in the list.
+    pub counter: u64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RefreshLayout {
+    batch: U32,
+    batches: U32,
+    count: U16,
+    worker: u8,
+    workers: u8,
+    sole: U16,
+    reserved: U16,
+    counter: U64,
+}
+
+const _: () = assert!(size_of::<RefreshLayout>() == Refresh::LEN);
+
+impl Refresh {
+    /// Bytes before the first record.
+    pub const LEN: usize = 24;
+    /// Records that one message can carry.
+    pub const MAX_RECORDS: usize = (MAX_BODY_PAYLOAD - Self::LEN) / RefreshRecord::LEN;
+
+    /// Parses a payload; the second part is its records, each of which may still be malformed.
+    #[must_use]
+    pub fn parse(payload: &[u8]) -> Option<(Self, RefreshRecords<'_>)> {
+        let (l, rest) = RefreshLayout::read_from_prefix(payload).ok()?;
+        if rest.len() != usize::from(l.count.get()) * RefreshRecord::LEN {
+            return None;
+        }
+        let refresh = Self {
+            batch: l.batch.get(),
+            batches: l.batches.get(),
+            worker: l.worker,
+            workers: l.workers,
+            sole: l.sole.get(),
+            counter: l.counter.get(),
+        };
+        Some((refresh, RefreshRecords(rest)))
+    }
+
+    /// Writes a payload of at most [`Self::MAX_RECORDS`] records (more are left out) into `out`, and gives its length.
+    pub fn emit(&self, records: &[RefreshRecord], out: &mut [u8; MAX_BODY_PAYLOAD]) -> usize {
+        let records = &records[..records.len().min(Self::MAX_RECORDS)];
+        let head: [u8; Self::LEN] = zerocopy::transmute!(RefreshLayout {
+            batch: self.batch.into(),
+            batches: self.batches.into(),
+            count: (records.len() as u16).into(),
+            worker: self.worker,
+            workers: self.workers,
+            sole: self.sole.into(),
+            reserved: 0.into(),
+            counter: self.counter.into(),
+        });
+        out[..Self::LEN].copy_from_slice(&head);
+        for (slot, record) in out[Self::LEN..].chunks_exact_mut(RefreshRecord::LEN).zip(records) {
+            slot.copy_from_slice(&record.emit());
+        }
+        Self::LEN + records.len() * RefreshRecord::LEN
+    }
+}
+
+/// The records of a received Refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshRecords<'a>(&'a [u8]);
+
+impl RefreshRecords<'_> {
+    /// Each of them; `None` for one that is not well-formed.
+    pub fn iter(&self) -> impl Iterator<Item = Option<RefreshRecord>> + '_ {
+        self.0.chunks_exact(RefreshRecord::LEN).map(RefreshRecord::parse)
+    }
+}
+
+/// One flow in a Refresh batch: 56 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshRecord {
     /// Which flow.
@@ -354,7 +445,7 @@ pub struct RefreshRecord {
     pub incarnation: Incarnation,
     /// Live, or closed lately.
     pub live: bool,
-    /// The backend's counter at that time.
+    /// The backend's counter when it admitted the flow, or closed it.
     pub counter: u64,
 }
 
@@ -373,11 +464,6 @@ const _: () = assert!(size_of::<RecordLayout>() == RefreshRecord::LEN);
 impl RefreshRecord {
     /// Bytes.
     pub const LEN: usize = 56;
-    /// Bytes before the first record.
-    pub const BATCH_HEADER_LEN: usize = 8;
-    /// Records that one message can carry.
-    pub const MAX_PER_BATCH: usize = (MAX_BODY_PAYLOAD - Self::BATCH_HEADER_LEN) / Self::LEN;
-
     /// Parses one record.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
@@ -404,33 +490,5 @@ impl RefreshRecord {
             reserved: [0; 3],
             counter: self.counter.into(),
         })
-    }
-
-    /// Parses a batch: its number, and its records. `None` when one of them is not well-formed.
-    #[must_use]
-    pub fn parse_batch(payload: &[u8]) -> Option<(u32, Vec<Self>)> {
-        let number: [u8; 4] = crate::bytes::take(payload, 0)?;
-        let count: [u8; 2] = crate::bytes::take(payload, 4)?;
-        let records = payload.get(Self::BATCH_HEADER_LEN..)?;
-        let count = usize::from(u16::from_be_bytes(count));
-        if records.len() != count * Self::LEN {
-            return None;
-        }
-        let records = records.chunks_exact(Self::LEN).map(Self::parse).collect::<Option<_>>()?;
-        Some((u32::from_be_bytes(number), records))
-    }
-
-    /// Writes a batch of at most [`Self::MAX_PER_BATCH`] records; more are left out.
-    #[must_use]
-    pub fn emit_batch(number: u32, records: &[Self]) -> Vec<u8> {
-        let records = &records[..records.len().min(Self::MAX_PER_BATCH)];
-        let mut out = Vec::with_capacity(Self::BATCH_HEADER_LEN + records.len() * Self::LEN);
-        out.extend_from_slice(&number.to_be_bytes());
-        out.extend_from_slice(&(records.len() as u16).to_be_bytes());
-        out.extend_from_slice(&[0; 2]);
-        for record in records {
-            out.extend_from_slice(&record.emit());
-        }
-        out
     }
 }

@@ -83,11 +83,12 @@ wire_enum! {
         Reject = 3 => "reject",
         /// A tracker asks the backend of a pending entry to decide now.
         Cancel = 4 => "cancel",
-        /// An ingress asks where a flow lives. Word: nonce.
+        /// An ingress asks where a flow lives. Words: nonce; after a NotMine, with that backend named, its
+        /// [`not_mine_proof`], else 0.
         Query = 5 => "query",
         /// A tracker says where a flow lives. Word: nonce of the Query, 0 when it answers an Open.
         State = 6 => "state",
-        /// A backend got a packet of a flow that it does not have. Word: the backend's counter.
+        /// A backend got a packet of a flow that it does not have, nor had when its counter was the word.
         NotMine = 7 => "not_mine",
         /// The backend says that the flow ended; with [`Flags::ACK`], the answer to that. Word: the backend's counter.
         Close = 8 => "close",
@@ -121,6 +122,22 @@ wire_enum! {
         NotServed = 10 => "not_served",
     }
 }
+
+/// What an ingress passes on of a NotMine: the low 48 bits of the backend's counter under the low 16 of its boot id, so
+/// that the word of another boot does not count.
+#[must_use]
+pub const fn not_mine_proof(boot: BootId, counter: u64) -> u64 {
+    boot.0 << 48 | counter & COUNTER_MASK
+}
+
+/// Whether a proof speaks of that boot, and of a time after `counter` was drawn.
+#[must_use]
+pub const fn proves_over(proof: u64, boot: BootId, counter: u64) -> bool {
+    proof >> 48 == boot.0 & 0xffff && proof & COUNTER_MASK > counter & COUNTER_MASK
+}
+
+/// A counter that rises a million times a second takes nine years to use up.
+const COUNTER_MASK: u64 = (1 << 48) - 1;
 
 /// Flags of a control message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -24,12 +24,12 @@ mod synth;
 mod tuple;
 
 pub use body::{
-    Body, BodyError, BodyKind, LoadReport, MAX_BODY_PAYLOAD, Probe, RefreshRecord, SilentBackends,
-    body_flags,
+    Body, BodyError, BodyKind, LoadReport, MAX_BODY_PAYLOAD, Probe, Refresh, RefreshRecord,
+    RefreshRecords, SilentBackends, body_flags,
 };
 pub use control::{
     CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,
-    RejectReason, Tried, VERSION,
+    RejectReason, Tried, VERSION, not_mine_proof, proves_over,
 };
 pub use geneve::{
     Content, ETHERTYPE_BODY, ETHERTYPE_V4, ETHERTYPE_V6, EmitError, Encapsulation, GENEVE_PORT,

@@ -7,7 +7,7 @@ use common::{KEYS, control, tuple};
 use jlb_wire::{
     Body, Content, Control, ControlError, FiveTuple, Flags, Incarnation, Kind, Load,
     MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, OpenCut, Outer, Packet, PacketError, Probe,
-    Protocol, RefreshRecord, RejectReason, flow_headers, mend, transport_checksum_fits,
+    Protocol, Refresh, RejectReason, flow_headers, mend, transport_checksum_fits,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -132,7 +132,7 @@ proptest! {
         let _ = Packet::parse(&bytes);
         let _ = Body::parse(&bytes, &KEYS);
         let _ = Probe::parse(&bytes);
-        let _ = RefreshRecord::parse_batch(&bytes);
+        let _ = Refresh::parse(&bytes).map(|(_, records)| records.iter().count());
         let _ = Control::parse(&bytes, &tuple(false, Protocol::Tcp), &KEYS);
     }
 

@@ -50,6 +50,11 @@ impl<R: Rules> Tracker<R> {
         {
             return io.drop(message.buf, Reason::Malformed);
         }
+        // Both votes in one epoch (rule 11). Who asks need not know the trio.
+        let vote = control.ingress != Some(control.sender);
+        if vote && control.epoch != self.snapshot.epoch() && self.rules.on(Rule::OneEpoch) {
+            return io.drop(message.buf, Reason::WrongEpoch);
+        }
         if control.ingress == Some(control.sender) {
             self.open_from_ingress(now, message, (service, trio), io);
         } else if trio.contains(control.sender) {

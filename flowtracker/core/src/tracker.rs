@@ -142,11 +142,14 @@ impl<R: Rules> Tracker<R> {
         match &envelope.carried {
             Carried::Body { .. } => {
                 let former = self.peers.boot(envelope.from);
-                self.peers.receive_body(now, buf, &envelope, io);
+                let other = self.peers.receive_body(now, buf, &envelope, io);
                 if envelope.from_role == MemberRole::Backend
                     && former.is_some_and(|boot| self.peers.boot(envelope.from) != Some(boot))
                 {
                     self.store.start_sweep();
+                }
+                if let Some(other) = other {
+                    io.drop(other.buf, Reason::WrongKind);
                 }
                 None
             }

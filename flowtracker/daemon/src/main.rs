@@ -55,6 +55,12 @@ fn not_ready(members: &Members) -> Vec<String> {
             "none of the {all} other flow trackers answers: two must vote on a new flow"
         ));
     }
+    if let Some(missing) = members.cold() {
+        reasons.push(format!(
+            "cold: has not yet heard from all backends what flows they have; waits for {}",
+            if missing.is_empty() { "the first of them".to_owned() } else { missing.join(", ") }
+        ));
+    }
     let (alive, all) = members.alive(MemberRole::Backend);
     if alive == 0 {
         reasons.push(format!("none of {all} backends answers"));

@@ -42,7 +42,9 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         match envelope.carried {
             Carried::Body { .. } => {
                 let former = self.peers.boot(envelope.from);
-                self.peers.receive_body(now, b, &envelope, io);
+                if let Some(other) = self.peers.receive_body(now, b, &envelope, io) {
+                    io.drop(other.buf, Reason::WrongKind);
+                }
                 let renewed = former.is_some() && self.peers.boot(envelope.from) != former;
                 if renewed && envelope.from_role == MemberRole::Backend {
                     self.flows.renew(envelope.from);

@@ -330,14 +330,9 @@ fn boots_are_learnt_by_probe_and_at_once_when_unknown() {
     let booted = |pair: &mut Pair| {
         let reports: Vec<_> = pair.io.reports.drain(..).collect();
         let mut ids: Vec<_> = (reports.iter())
-            .filter_map(|r| match r {
-                Report::PeerBoot { member, boot: b, .. } if *b == boot(*member) => {
-                    Some(member.as_u16())
-                }
-                Report::PeerBoot { .. }
-                | Report::PeerAlive { .. }
-                | Report::PeerSuspect { .. }
-                | Report::ListMismatch { .. } => None,
+            .filter_map(|r| {
+                let Report::PeerBoot { member, boot: b, .. } = r else { return None };
+                (*b == boot(*member)).then(|| member.as_u16())
             })
             .collect();
         ids.sort_unstable();

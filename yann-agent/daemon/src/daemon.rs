@@ -234,6 +234,11 @@ impl Yann {
                 Report::ListMismatch { member } => {
                     warn!("`{}` has another member list of the same generation", name(member));
                 }
+                // No agent says any of these.
+                Report::BackendDead { .. }
+                | Report::Warm(_)
+                | Report::WaitsFor { .. }
+                | Report::Collect(_) => {}
             }
         }
     }

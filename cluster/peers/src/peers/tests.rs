@@ -23,7 +23,7 @@ fn members_that_answer_are_alive_and_their_boot_is_known() {
         );
         assert_eq!(reports[1..], [Report::PeerAlive { member: other }]);
     }
-    net.run(3000);
+    net.run(2900);
     assert_eq!(net.host(0).reports(), [], "nothing new");
     assert!(!net.host(0).peers.alive(TRACKER_2), "who never answered");
     assert!(!net.host(0).peers.alive(INGRESS), "nor do we count ourselves");
@@ -346,4 +346,25 @@ fn sequence_numbers_name_the_worker() {
     assert_eq!(host.peers.next_sequence(), 1 << 56 | 1 << 32 | 1);
     host.peers.skip_sequence(1 << 56);
     assert_eq!(host.peers.next_sequence(), 1 << 56 | 1 << 32 | 2, "never back");
+}
+
+#[test]
+fn a_backend_is_dead_when_a_tracker_does_not_hear_it_either() {
+    let mut net = pair();
+    net.run(2900);
+    assert!(!net.hosts[0].peers.dead(net.now, BACKEND, true), "silent for less than dead_after");
+    net.run(300);
+    assert!(net.hosts[0].peers.dead(net.now, BACKEND, true));
+    assert!(net.hosts[1].peers.dead(net.now, BACKEND, true), "an ingress is a witness, too");
+    let dead = net.host(0).reports();
+    assert_eq!(
+        dead.iter().filter(|r| **r == Report::BackendDead { member: BACKEND }).count(),
+        1,
+        "told once"
+    );
+    // Without the other's word, repeated with every answer, it is only a suspect.
+    net.host(1).down = true;
+    net.run(1100);
+    assert!(!net.hosts[0].peers.dead(net.now, BACKEND, true));
+    assert!(net.hosts[0].peers.dead(net.now, BACKEND, false));
 }

@@ -351,3 +351,18 @@ fn packets_behind_an_accept_in_one_burst_keep_their_order() {
         assert_eq!(w.sent(), data(21, &[flow.later(2), flow.later(3), flow.later(4)]));
     }
 }
+
+#[test]
+fn a_backends_word_counts_whatever_its_epoch() {
+    let flow = tcp(false);
+    let mut w = world();
+    w.rx([flow.opener(1000)]);
+    w.sent();
+    let mut spec = crate::world::spec(jlb_map::Family::V4);
+    (spec.generation, spec.epoch) = (2, jlb_wire::Epoch(2));
+    let (peers, _) = w.others.get_mut(&22).unwrap();
+    peers.update(jlb_map::Snapshot::build(spec).unwrap(), w.now);
+    let accept = w.accept(22, &flow, 1000);
+    w.rx([accept]);
+    assert_eq!(w.flow(&flow), established(22, 1000));
+}

@@ -124,17 +124,6 @@ fn kinds_that_an_ingress_does_not_take_are_refused() {
 }
 
 #[test]
-fn another_epoch_is_refused() {
-    let mut w = waiting();
-    let mut spec = crate::world::spec(jlb_map::Family::V4);
-    (spec.generation, spec.epoch) = (2, jlb_wire::Epoch(2));
-    let (peers, _) = w.others.get_mut(&21).unwrap();
-    peers.update(jlb_map::Snapshot::build(spec).unwrap(), w.now);
-    let accept = w.message(21, Kind::Accept, &tcp(false), 1, |_| {});
-    assert_eq!(refused(&mut w, accept), Reason::WrongEpoch);
-}
-
-#[test]
 fn what_is_not_ours_at_our_address_is_dropped_by_its_reason() {
     let mut w = world();
     let mut ssh = tcp(false).syn(1);

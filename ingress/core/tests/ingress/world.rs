@@ -297,7 +297,9 @@ impl World {
             envelope => envelope.unwrap(),
         };
         match envelope.carried {
-            Carried::Body { .. } => peers.receive_body(self.now, buf.clone(), &envelope, io),
+            Carried::Body { .. } => {
+                assert!(peers.receive_body(self.now, buf.clone(), &envelope, io).is_none());
+            }
             Carried::Control { inner, packet, .. } => {
                 let control = envelope.control(self.now, buf.bytes(), peers).unwrap();
                 if control.kind == Kind::Open {

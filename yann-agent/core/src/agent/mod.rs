@@ -121,7 +121,11 @@ impl<R: Rules> Agent<R> {
             Err(why) => return io.drop(buf, why),
         };
         match envelope.carried {
-            Carried::Body { .. } => self.peers.receive_body(now, buf, &envelope, io),
+            Carried::Body { .. } => {
+                if let Some(other) = self.peers.receive_body(now, buf, &envelope, io) {
+                    io.drop(other.buf, Reason::WrongKind);
+                }
+            }
             // Data is the kernel half's.
             Carried::Plain { .. } => io.drop(buf, Reason::WrongKind),
             Carried::Control { packet, .. } => {
