@@ -32,6 +32,7 @@ pub(crate) struct Peer {
     pub(crate) told_up: bool,
     pub(crate) heartbeat_age_ms: u32,
     pub(crate) leaving: bool,
+    pub(crate) cold: bool,
     /// Of its member list, as its last Probe says.
     pub(crate) epoch: Option<Epoch>,
     /// When another member last said that it does not hear this one.
@@ -60,6 +61,7 @@ impl Peer {
             told_up: false,
             heartbeat_age_ms: 0,
             leaving: false,
+            cold: false,
             epoch: None,
             missed_elsewhere: None,
             told_dead: false,

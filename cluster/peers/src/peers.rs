@@ -2,6 +2,7 @@ use core::ops::Range;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use jlb_map::{MemberRole, Snapshot};
 use jlb_role::{
     Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Report, UnderlayDst, WorkerId,
@@ -80,6 +81,7 @@ pub struct Peers {
     nonces: Random,
     sequence: u64,
     leaving: bool,
+    cold: bool,
     pub(crate) messages: Messages,
 }
 
@@ -100,6 +102,7 @@ impl Peers {
             nonces: Random::new(config.seed),
             sequence: u64::from(config.worker.0) << 56,
             leaving: false,
+            cold: false,
             messages: Messages::default(),
         };
         this.update(snapshot, now);
@@ -188,6 +191,11 @@ impl Peers {
         self.leaving = leaving;
     }
 
+    /// Says in every Probe from now on that we do not yet know what all backends have (or do).
+    pub const fn set_cold(&mut self, cold: bool) {
+        self.cold = cold;
+    }
+
     /// Goes on behind `sequence`, if that is further on (its top 8 bits must name our worker): for a boot id that
     /// outlives the process, so that no number is used twice.
     pub const fn skip_sequence(&mut self, sequence: u64) {
@@ -272,6 +280,29 @@ impl Peers {
     #[must_use]
     pub fn leaving(&self, member: MemberId) -> bool {
         self.peer(member).is_some_and(|p| p.leaving)
+    }
+
+    /// Whether a tracker says that it does not yet know what all backends have.
+    #[must_use]
+    pub fn cold(&self, member: MemberId) -> bool {
+        self.peer(member).is_some_and(|p| p.cold)
+    }
+
+    /// In which order a flow's trackers are asked: who answers and can head, then who answers, then the rest; within each
+    /// by rank.
+    pub fn in_order(
+        &self,
+        trackers: impl Iterator<Item = MemberId>,
+    ) -> impl Iterator<Item = MemberId> {
+        let place = |&id: &MemberId| match self.peer(id) {
+            Some(p) if p.up && !p.cold && !p.leaving => 0,
+            Some(p) if p.up => 1,
+            Some(_) | None => 2,
+        };
+        let mut order: ArrayVec<MemberId, { jlb_map::TRIO }> =
+            trackers.take(jlb_map::TRIO).collect();
+        order.sort_by_key(place);
+        order.into_iter()
     }
 
     /// When a member said last something that could be believed.
@@ -425,6 +456,7 @@ impl Peers {
     fn learn_leaving(&mut self, body: &Body) {
         if let Some(peer) = self.peers[body.sender.index()].as_mut() {
             peer.leaving = body.flags & body_flags::LEAVING != 0;
+            peer.cold = body.flags & body_flags::COLD != 0;
             peer.epoch = Some(body.epoch);
         }
     }
@@ -583,7 +615,8 @@ impl Peers {
         payload: &[u8],
         io: &mut impl Io<B>,
     ) {
-        let flags = if self.leaving { flags | body_flags::LEAVING } else { flags };
+        let leaving = if self.leaving { body_flags::LEAVING } else { 0 };
+        let flags = flags | leaving | if self.cold { body_flags::COLD } else { 0 };
         self.send_body(to, (BodyKind::Probe, flags, nonce), payload, io);
     }
 

@@ -47,6 +47,8 @@ pub mod body_flags {
     pub const ANSWER: u16 = 1;
     /// Probe: the sender is about to leave: choose somebody else.
     pub const LEAVING: u16 = 1 << 1;
+    /// Probe: the sender is a tracker that does not yet know what all backends have: ask somebody else.
+    pub const COLD: u16 = 1 << 2;
     /// Refresh: a tracker asks for a batch of flows; so it acknowledges all batches before.
     pub const PULL: u16 = 1;
     /// Refresh: some of them.
