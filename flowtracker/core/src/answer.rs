@@ -127,6 +127,12 @@ impl<R: Rules> Tracker<R> {
             }
             Some(Entry::Closing { .. }) | None => {}
         }
+        if !self.snapshot.trio(flow.partition()).contains(self.peers.me()) {
+            // A vote from before the last epoch: who owns the flow now has it from the backend's list, and its Close will
+            // not come to us.
+            self.store.remove(&flow);
+            return Ok(());
+        }
         self.store.establish(&flow, protocol, (backend, incarnation), (boot, counter), listed)
     }
 

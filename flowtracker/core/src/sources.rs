@@ -118,6 +118,10 @@ impl Sources {
             // The number goes on, so that no old mark fits a new pull.
             *source = Source { number: source.number, ..Source::default() };
         }
+        // What was listed were flows of the partitions that were ours then.
+        for &id in new.with_role(MemberRole::Backend).iter().filter(|_| other_epoch) {
+            self.sources[id.index()].listed = None;
+        }
         self.scan_at = Nanos::ZERO;
     }
 

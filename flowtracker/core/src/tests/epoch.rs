@@ -82,18 +82,21 @@ fn what_a_tracker_leaves_is_swept_away_but_for_pending_votes() {
     let three = later(2, &[OUTSIDER]);
     // With three trackers all own everything; the fourth pushes T1 out of these.
     let flow = Flow::of([OUTSIDER, T2, T3], RESET, 0);
-    let waits = Flow::of([OUTSIDER, T2, T3], RESET, 1);
+    let [waits, late] = [1, 2].map(|n| Flow::of([OUTSIDER, T2, T3], RESET, n));
     let mut w = World::with(config(T1), three, None);
     w.accept(&established, A, 5);
     w.accept(&flow, A, 6);
     w.open_by(T2, &waits, A);
     w.open_by(T2, &pending, A);
+    w.open_by(T2, &late, A);
     w.sent();
     w.apply(later(3, &[]), &[T1]);
     w.run(5);
     assert_eq!(w.tracker.flow(&flow.id), None);
     assert_eq!(w.tracker.flow(&established.id).unwrap().state, FlowState::Established);
     assert!(w.tracker.flow(&waits.id).is_some() && w.tracker.flow(&pending.id).is_some());
+    w.accept(&late, A, 7);
+    assert_eq!((w.one().to, w.tracker.flow(&late.id)), (INGRESS, None), "told, and not kept");
     assert_eq!(w.query(&flow, None)[0].control.kind, Kind::Query, "passed on");
     // The vote that was left behind is freed by its backend's word, and nobody else is tried.
     w.run(250);
