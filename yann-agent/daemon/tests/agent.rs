@@ -522,9 +522,14 @@ fn v6(port: u16) -> FiveTuple {
 fn a_tracker_pulls_what_is_here_and_an_ingress_hears_what_is_not() {
     let mut site = Site::new("pull");
     site.start();
-    // One connection that stays, and one that its client resets.
+    // One connection that stays, one that its client resets now, and one that it resets while there is no daemon.
     let mut admitted = Vec::new();
-    for tuple in [tcp(6001), tcp(6002)] {
+    let reset = |tuple: &FiveTuple, server| {
+        let flags = tcp_flags::RST | tcp_flags::ACK;
+        data(INGRESS, &client_segment(tuple, flags, 701, server, b""))
+    };
+    let mut last = Vec::new();
+    for tuple in [tcp(6001), tcp(6002), tcp(6004)] {
         site.send_open(&tuple, 700);
         let accept = site.wait_for_control(SECOND, Kind::Accept, &tuple).expect("no Accept");
         admitted.push((tuple, accept.word_a));
@@ -533,10 +538,9 @@ fn a_tracker_pulls_what_is_here_and_an_ingress_hears_what_is_not() {
         let server = Packet::parse(&syn_ack).unwrap().tcp.unwrap().seq + 1;
         let ack = client_segment(&tuple, tcp_flags::ACK, 701, server, b"");
         site.send(INGRESS, &data(INGRESS, &ack));
+        last = reset(&tuple, server);
         if tuple == tcp(6002) {
-            let flags = tcp_flags::RST | tcp_flags::ACK;
-            let reset = client_segment(&tuple, flags, 701, server, b"");
-            site.send(INGRESS, &data(INGRESS, &reset));
+            site.send(INGRESS, &last);
             site.wait_for_control(HEAD, Kind::Close, &tuple).expect("no Close");
         }
     }
@@ -565,9 +569,13 @@ fn a_tracker_pulls_what_is_here_and_an_ingress_hears_what_is_not() {
     assert_eq!((said.incarnation, said.backend), (Incarnation(0), Some(ME)));
     assert!(said.word_a > counter);
 
-    // The next daemon has the same to say, of a session that it does not know.
+    // The next daemon says which flows ended before it was there, and has the same to say of a pull that it does not know.
     site.kill();
+    site.send(INGRESS, &last);
     site.start();
+    for ended in [tcp(6002), tcp(6004)] {
+        site.wait_for_control(HEAD, Kind::Close, &ended).expect("no Close of the next daemon");
+    }
     let (again, _, _) = pulled(&mut site, 0x1111);
     assert_eq!(again, Some(here));
     site.stop();
