@@ -1,6 +1,6 @@
 //! The reference model of the eBPF programs. Given the same maps, packet and time, program and model do the same:
 //! the same verdict, the same bytes, the same maps afterwards. (What the model lacks is the try-lock on a five-tuple,
-//! [`Reason::Busy`]: it has one thread.)
+//! [`Reason::Busy`]: it has one thread; and the limit on [`crate::EventKind::NotMine`]: its events are few.)
 
 mod close;
 mod configure;
