@@ -249,7 +249,10 @@ impl Yann {
                 }
                 Report::Collect(order) => self.handle_order(order),
                 // No agent says any of these.
-                Report::BackendDead { .. } | Report::Warm(_) | Report::WaitsFor { .. } => {}
+                Report::BackendDead { .. }
+                | Report::Warm(_)
+                | Report::WaitsFor { .. }
+                | Report::MayLeave => {}
             }
         }
     }

@@ -109,7 +109,6 @@ pub struct Kernel<R: Rules> {
     former_boots: BTreeSet<(MemberId, BootId)>,
     windows: BTreeMap<WindowKey, crate::maps::Window>,
     egress_hosts: Vec<Egress>,
-    not_mine_at: Nanos,
     events: VecDeque<EventRecord>,
     counters: KernelCounters,
 }
@@ -156,7 +155,6 @@ impl<R: Rules> Kernel<R> {
             former_boots: BTreeSet::new(),
             windows: BTreeMap::new(),
             egress_hosts: Vec::new(),
-            not_mine_at: Nanos::ZERO,
             events: VecDeque::new(),
             counters: KernelCounters {
                 drops: [0; DROP_COUNTERS],
