@@ -1,0 +1,2 @@
+//! The member list in etcd.
+#![forbid(unsafe_code)]
