@@ -102,7 +102,7 @@ fn presence_follows_the_daemon() {
         let begin = Instant::now();
         two.leave().await;
         see(&mut one, |s| !s.present.contains_key("backend-2")).await;
-        assert!(begin.elapsed() < Duration::from_secs(1));
+        assert!(begin.elapsed() < Duration::from_secs(3));
         drop(follow(config([&server]), "never"));
         let three = follow(config([&server]), "backend-3");
         see(&mut one, |s| s.present.contains_key("backend-3")).await;
@@ -266,7 +266,7 @@ fn a_user_has_a_password_and_rights() {
         let begin = Instant::now();
         let error = try_with(user, password, prefix).unwrap_err();
         assert!(error.is_final() && error.to_string().contains(hint), "{error}");
-        assert!(begin.elapsed() < Duration::from_secs(2), "told at once");
+        assert!(begin.elapsed() < Duration::from_secs(4), "told at once");
     }
     let mut config = config([&server]);
     config.user = Some(("jlb".into(), "password".into()));

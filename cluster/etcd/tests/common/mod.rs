@@ -147,11 +147,11 @@ pub fn cluster_of(n: usize, tls: Option<&Certificates>) -> Vec<Server> {
                 peer(i),
                 "--initial-cluster".into(),
                 all.join(","),
-                // Elections in half the time, so that tests are quick.
+                // So that tests are quick. Alone, a server cannot mistake its leader for dead.
                 "--heartbeat-interval".into(),
-                "50".into(),
+                if n == 1 { "10" } else { "50" }.into(),
                 "--election-timeout".into(),
-                "500".into(),
+                if n == 1 { "100" } else { "500" }.into(),
                 "--bcrypt-cost".into(),
                 "4".into(),
             ]
