@@ -250,7 +250,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn no_member_ever_goes_back_and_an_operator_can_always_mend(
