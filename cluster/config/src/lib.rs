@@ -22,7 +22,9 @@ mod reader;
 mod value;
 
 pub use cluster::{ClusterFile, parse_cluster};
-pub use host::{Admin, Dpdk, FlowTracker, Host, Idle, Ingress, LogFormat, LogLevel, Node, Yann};
+pub use host::{
+    Admin, Announce, Dpdk, FlowTracker, Host, Idle, Ingress, LogFormat, LogLevel, Node, Yann,
+};
 pub use keys::{KeyFile, KeyFileError};
 pub use kind::FileKind;
 pub use mistake::{Mistake, Mistakes};
