@@ -94,7 +94,8 @@ impl<R: Role<Mbuf>> Worker<R> {
                 (Some(before), Some(after)) => before != after,
                 (None, _) | (_, None) => packets,
             };
-            if active && let Some(shared) = self.shared.flow_packets.get(usize::from(self.link.me.0))
+            if active
+                && let Some(shared) = self.shared.flow_packets.get(usize::from(self.link.me.0))
             {
                 shared.store(after.unwrap_or(self.received), Ordering::Relaxed);
             }

@@ -122,7 +122,7 @@ pub enum Error {
     },
     /// BIRD has not told the router where VIPs are.
     #[error(
-        "the router of lab {lab} has not learnt the way to all VIPs; try: jlb-lab --lab {lab} routes"
+        "the router of lab {lab} has not learnt the way to all VIPs; what it has: ip route, in its namespace"
     )]
     NoRoutes {
         /// The lab.

@@ -11,6 +11,7 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 
 use crate::error::AtPath;
+use crate::fault::{self, VipRoute};
 use crate::node::Node;
 use crate::process::{self, Running};
 use crate::state::{Entry, LabDir};
@@ -40,6 +41,8 @@ pub struct Status {
     pub dir: PathBuf,
     /// Its hosts.
     pub nodes: Vec<NodeStatus>,
+    /// Where its router sends packets for VIPs; empty while it has no router.
+    pub routes: Vec<VipRoute>,
 }
 
 /// One host in a [`Status`].
@@ -251,10 +254,18 @@ impl Lab {
                 node: name,
             }
         });
+        let nodes: Vec<NodeStatus> = nodes.collect();
         Ok(Status {
             lab: name.to_owned(),
             state,
-            nodes: nodes.collect(),
+            routes: match &config {
+                Some(config) => {
+                    let lab = Self { dir: dir.clone(), config: config.clone(), owned: false };
+                    fault::vip_routes(&lab).unwrap_or_default()
+                }
+                None => Vec::new(),
+            },
+            nodes,
             dir: dir.path().to_owned(),
         })
     }
