@@ -12,7 +12,6 @@ use jlb_lab::LabConfig;
 
 use crate::Error;
 use crate::scene::Scene;
-use crate::site::{self, Site};
 
 /// Long enough for the fifth try of TCP to get through, and for what follows from a suspicion.
 const USUAL_TIME: Duration = Duration::from_secs(8);
@@ -27,8 +26,6 @@ pub struct Fault {
     pub about: &'static str,
     /// Changes the lab that is raised for it.
     pub(crate) config: fn(&mut LabConfig),
-    /// Changes the site before there are connections.
-    pub(crate) prepare: fn(&Site) -> Result<(), Error>,
     /// Injects it, looks whether it took hold, lets the traffic run, and mends what its line says is mended.
     pub(crate) run: fn(&mut Scene<'_>) -> Result<(), Error>,
 }
@@ -38,7 +35,14 @@ const fn fault(
     about: &'static str,
     run: fn(&mut Scene<'_>) -> Result<(), Error>,
 ) -> Fault {
-    Fault { name, about, config: |_| (), prepare: |_| Ok(()), run }
+    Fault { name, about, config: |_| (), run }
+}
+
+/// Leaves a host out of the member list at first.
+fn without(config: &mut LabConfig, host: &str) {
+    if let Some(jlb) = &mut config.jlb {
+        jlb.absent.push(host.to_owned());
+    }
 }
 
 /// All of them.
@@ -107,8 +111,10 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault("trackers-two", "two of three trackers are killed", tracker::two),
     Fault {
-        config: |config| config.trackers = 4,
-        prepare: tracker::take_fourth_out,
+        config: |config| {
+            config.trackers = 4;
+            without(config, tracker::FOURTH);
+        },
         ..fault("tracker-add", "a fourth tracker joins, under a new epoch", tracker::add)
     },
     Fault {
@@ -120,12 +126,7 @@ pub const FAULTS: &[Fault] = &[
         )
     },
     Fault {
-        config: |config| {
-            if let Some(jlb) = &mut config.jlb {
-                jlb.services.retain(|service| service.name != "sequence");
-                jlb.services.push(site::service(&["backend-1", "backend-2", "backend-3"]));
-            }
-        },
+        config: |config| without(config, backend::FOURTH),
         ..fault("backend-add", "a fourth backend joins the service", backend::add)
     },
     fault("backend-drain", "a backend gets nothing new (drain = true)", backend::drain),

@@ -83,12 +83,11 @@ fn once(
     interrupted: &AtomicBool,
 ) -> Result<Outcome, Error> {
     let mut jlb = Jlb::default();
-    jlb.services.push(site::service(&[]));
+    jlb.services.push(site::service());
     let mut config = LabConfig { jlb: Some(jlb), ..LabConfig::default() };
     (fault.config)(&mut config);
     progress.say(&format!("lab {}: {} hosts", options.lab, config.nodes().len()));
     let mut site = Site::up(&options.lab, &config)?;
-    (fault.prepare)(&site)?;
 
     let load = Load::start(&site.client, options.connections)?;
     let happened = happen(fault, options, &mut site, &load, progress, interrupted);

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Error;
+use jlb_lab::fault::{Fault, inject};
+
 use crate::load::Load;
 use crate::outcome::Happened;
 use crate::progress::Progress;
@@ -45,6 +47,18 @@ impl Scene<'_> {
         let begin = Instant::now();
         let held = wait_until(at_most, is_so);
         self.check(&format!("{what} ({} ms)", begin.elapsed().as_millis()), held);
+    }
+
+    /// Injects a fault of the lab, which looks whether it is there, and notes whether it is.
+    pub(crate) fn inject(&mut self, what: &str, fault: &Fault) -> Result<(), Error> {
+        match inject(&self.site.lab, fault) {
+            Ok(()) => self.check(what, true),
+            Err(jlb_lab::Error::NoFault { fault, why }) => {
+                self.check(&format!("{what}: {fault}: {why}"), false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 
     pub(crate) fn say(&mut self, what: &str) {

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use jlb_config::{ClusterFile, KeyFile, parse_cluster};
 use jlb_flow::FlowHasher;
-use jlb_lab::topology::{NodeKind, VIP_PREFIX};
+use jlb_lab::fault::vip_routes;
+use jlb_lab::topology::NodeKind;
 use jlb_lab::{Lab, LabConfig, Node, Running, Service};
 use jlb_map::Snapshot;
 use jlb_wire::{FiveTuple, Protocol};
-use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use crate::Error;
@@ -27,7 +27,6 @@ use crate::server;
 pub(crate) struct Site {
     pub(crate) lab: Lab,
     pub(crate) client: Node,
-    router: Node,
 }
 
 /// Which hosts carry a connection, as its backend's agent sees it.
@@ -47,12 +46,9 @@ struct FlowLine {
     ingress: String,
 }
 
-/// The service that the connections use; its backends are those of the lab unless `backends` names some.
-pub(crate) fn service(backends: &[&str]) -> Service {
-    Service {
-        backends: backends.iter().map(|name| format!("\"{name}\"")).collect(),
-        ..Service::new("sequence", "tcp", server::PORT)
-    }
+/// The service that the connections use.
+pub(crate) fn service() -> Service {
+    Service::new("sequence", "tcp", server::PORT)
 }
 
 impl Site {
@@ -72,8 +68,8 @@ impl Site {
             };
             node.wait_ready(&server, listens)?;
         }
-        let (client, router) = (lab.node("client")?, lab.node("router")?);
-        Ok(Self { lab, client, router })
+        let client = lab.node("client")?;
+        Ok(Self { lab, client })
     }
 
     /// The daemon of a host, which runs.
@@ -84,10 +80,9 @@ impl Site {
         })
     }
 
-    /// Starts the daemons of these hosts again, and waits until all members have found each other.
-    pub(crate) fn restart(&self, nodes: &[&str]) -> Result<(), Error> {
-        let nodes: Result<Vec<Node>, _> = nodes.iter().map(|name| self.lab.node(name)).collect();
-        Ok(self.lab.start_daemons(&nodes?)?)
+    /// Starts the daemon of a host again, and waits until all members have found each other.
+    pub(crate) fn restart(&self, node: &str) -> Result<(), Error> {
+        Ok(self.lab.start_daemons(&[self.lab.node(node)?])?)
     }
 
     pub(crate) fn names_of(&self, kind: NodeKind) -> Vec<String> {
@@ -126,7 +121,7 @@ impl Site {
 
     /// The member list in force.
     pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
-        let path = self.cluster_file();
+        let path = self.lab.path().join("cluster.toml");
         let text = fs::read_to_string(&path).doing(path.to_string_lossy())?;
         let mut read_key = |key: &Path| {
             let mode = fs::metadata(key)?.permissions().mode();
@@ -161,123 +156,20 @@ impl Site {
         Ok(counts)
     }
 
-    fn cluster_file(&self) -> PathBuf {
-        self.lab.path().join("cluster.toml")
-    }
-
-    /// Changes the member list under a higher generation, and tells all daemons to read it. Gives that generation.
-    pub(crate) fn reload(&self, change: impl FnOnce(&mut MemberList)) -> Result<u64, Error> {
-        let path = self.cluster_file();
-        let text = fs::read_to_string(&path).doing(path.to_string_lossy())?;
-        let mut list = MemberList { text };
-        change(&mut list);
-        let generation = list.raise("generation");
-        // In one piece: a daemon may be reading it.
-        let new = path.with_extension("toml.new");
-        fs::write(&new, list.text).doing(new.to_string_lossy())?;
-        fs::rename(&new, &path).doing(path.to_string_lossy())?;
-        for node in self.lab.nodes() {
-            node.signal_daemon(Signal::SIGHUP)?;
-        }
-        Ok(generation)
-    }
-
-    /// Whether every daemon that runs has that member list in force.
-    pub(crate) fn has_generation(&self, generation: u64) -> bool {
-        let is_there = |node: &Node| match node.daemon() {
-            Ok(Some(_)) => node.metrics().is_ok_and(|metrics| {
-                metrics.sum("jlb_membership_generation", &[]) == Some(generation as f64)
-            }),
-            Ok(None) | Err(_) => true,
-        };
-        self.lab.nodes().iter().all(is_there)
-    }
-
-    /// The next hops of the router for the VIPs of a family (0: v4, 1: v6), in its order.
-    pub(crate) fn next_hops(&self, family: usize) -> Result<Vec<String>, Error> {
-        let text =
-            self.router.run("ip", &[["-4", "-6"][family], "route", "show", VIP_PREFIX[family]])?;
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let ingresses = self.lab.nodes_of(NodeKind::Ingress);
-        let gateways = words.windows(2).filter(|pair| pair[0] == "via").map(|pair| pair[1]);
-        Ok(gateways
-            .filter_map(|gateway| {
-                let has = |node: &&Node| node.addresses()[family].to_string() == gateway;
-                ingresses.iter().find(has).map(Node::name)
-            })
-            .collect())
-    }
-
-    /// Has the router send the VIPs to these ingress hosts, in this order.
-    pub(crate) fn route(&self, ingresses: &[String]) -> Result<(), Error> {
-        for (family, prefix) in VIP_PREFIX.iter().enumerate() {
-            let mut script = format!("ip {} route replace {prefix}", ["-4", "-6"][family]);
-            for name in ingresses {
-                let gateway = self.lab.node(name)?.addresses()[family];
-                script.push_str(&format!(" nexthop via {gateway}"));
-            }
-            self.router.shell(&script)?;
-        }
-        Ok(())
-    }
-}
-
-/// `cluster.toml` of the lab as text, to be changed.
-#[derive(Debug)]
-pub(crate) struct MemberList {
-    text: String,
-}
-
-impl MemberList {
-    /// Counts a number at the top of the file up; the new one.
-    pub(crate) fn raise(&mut self, key: &str) -> u64 {
-        let mut raised = 0;
-        let lines = self.text.lines().map(|line| {
-            match line.strip_prefix(key).and_then(|rest| rest.strip_prefix(" = ")) {
-                Some(number) if raised == 0 => {
-                    raised = number.parse::<u64>().unwrap_or(0) + 1;
-                    format!("{key} = {raised}\n")
+    /// The ingress hosts that the router sends packets for VIPs to, over either family, first those that come first.
+    pub(crate) fn next_hops(&self) -> Result<Vec<String>, Error> {
+        let routes = vip_routes(&self.lab)?;
+        let is_fault = routes.iter().any(|route| route.is_fault);
+        let mut hops: Vec<String> = Vec::new();
+        // What a fault has put there goes before what the router has by itself.
+        for route in routes.into_iter().filter(|route| route.is_fault == is_fault) {
+            for hop in route.next_hops {
+                if !hops.contains(&hop) {
+                    hops.push(hop);
                 }
-                Some(_) | None => format!("{line}\n"),
             }
-        });
-        self.text = lines.collect();
-        raised
-    }
-
-    /// Sets `drain` of a member.
-    pub(crate) fn drain(&mut self, member: &str) {
-        let name = format!("name = \"{member}\"\n");
-        self.text = self.text.replace(&name, &format!("{name}drain = true\n"));
-    }
-
-    /// Takes a member out, which no service names; its entry, to be put back.
-    pub(crate) fn remove(&mut self, member: &str) -> String {
-        let name = format!("\nname = \"{member}\"\n");
-        let mut removed = String::new();
-        let parts: Vec<&str> = self.text.split("\n\n").collect();
-        let kept = parts.iter().filter(|part| {
-            let is_it = part.starts_with("[[member]]") && format!("{part}\n").contains(&name);
-            if is_it {
-                removed = (**part).to_owned();
-            }
-            !is_it
-        });
-        self.text = kept.copied().collect::<Vec<_>>().join("\n\n");
-        removed
-    }
-
-    /// Puts back what [`MemberList::remove`] took out.
-    pub(crate) fn insert(&mut self, entry: &str) {
-        self.text = self.text.replacen("\n[[service]]", &format!("\n{entry}\n\n[[service]]"), 1);
-    }
-
-    /// Adds a backend to the service of the connections.
-    pub(crate) fn serve(&mut self, backend: &str) {
-        let begin = self.text.find("name = \"sequence\"").unwrap_or(self.text.len());
-        let (before, service) = self.text.split_at(begin);
-        let service = service.replacen("backends = [", &format!("backends = [\"{backend}\", "), 1);
-        self.text = format!("{before}{service}");
+        }
+        Ok(hops)
     }
 }
 
@@ -300,12 +192,6 @@ fn program(name: &str) -> Result<PathBuf, Error> {
     if path.is_file() { Ok(path) } else { Err(Error::NoBinary(path)) }
 }
 
-/// The state of a process, proc_pid_stat(5) field 3: `T` is stopped.
-pub(crate) fn process_state(process: &Running) -> Option<char> {
-    let text = fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok()?;
-    text.rsplit_once(") ")?.1.chars().next()
-}
-
 /// Polls until it is so, at most so long; whether it was.
 pub(crate) fn wait_until(at_most: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     let deadline = std::time::Instant::now() + at_most;
@@ -316,39 +202,4 @@ pub(crate) fn wait_until(at_most: Duration, mut is_so: impl FnMut() -> bool) -> 
         std::thread::sleep(Duration::from_millis(10));
     }
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn list() -> MemberList {
-        let text = "generation = 3\nepoch = 1\n\n[[member]]\nid = 1\nname = \"a\"\nrole = \"x\"\n\n\
-             [[member]]\nid = 2\nname = \"b\"\nrole = \"x\"\n\n[[service]]\nname = \"web\"\nbackends = [\"a\"]\n\n\
-             [[service]]\nname = \"sequence\"\nbackends = [\"a\"]\n";
-        MemberList { text: text.to_owned() }
-    }
-
-    #[test]
-    fn numbers_are_raised_and_members_drained() {
-        let mut list = list();
-        assert_eq!((list.raise("generation"), list.raise("epoch")), (4, 2));
-        assert!(list.text.starts_with("generation = 4\nepoch = 2\n"));
-        list.drain("b");
-        assert!(list.text.contains("name = \"b\"\ndrain = true\nrole"));
-    }
-
-    #[test]
-    fn a_member_is_taken_out_and_put_back_and_a_backend_joins_the_service() {
-        let mut list = list();
-        let entry = list.remove("b");
-        assert_eq!(entry, "[[member]]\nid = 2\nname = \"b\"\nrole = \"x\"");
-        assert!(!list.text.contains("\"b\"") && list.text.contains("\"a\""));
-        list.insert(&entry);
-        assert_eq!(list.text.matches("[[member]]").count(), 2);
-        assert!(list.text.contains("name = \"b\"\nrole = \"x\"\n\n[[service]]\nname = \"web\""));
-        list.serve("b");
-        assert!(list.text.contains("\"web\"\nbackends = [\"a\"]"));
-        assert!(list.text.contains("\"sequence\"\nbackends = [\"b\", \"a\"]"));
-    }
 }

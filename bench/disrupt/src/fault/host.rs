@@ -1,88 +1,67 @@
 //! No fault at all, faults of the whole site, and those of several hosts together.
 
-use std::fs;
 use std::time::Duration;
 
-use jlb_lab::fault::{self, Fault, inject};
+use jlb_lab::fault::{self, Fault};
 use jlb_lab::topology::NodeKind;
-use nix::sys::signal::Signal;
 
 use super::{SOON, USUAL_TIME, backend, ingress, tracker};
 use crate::Error;
 use crate::scene::Scene;
-use crate::site::wait_until;
 
 /// So many processes burn CPU.
-const HOGS: usize = 6;
-/// Loss in both directions of a backend's cable, each.
-const LOSS_PERMILLE: u16 = 50;
-/// A daemon that is asked to end does so within this.
-const ENDING: Duration = Duration::from_secs(20);
+const HOGS: u8 = 6;
+/// Packets of a thousand that are lost on each backend's cable in each direction, and that come twice to it.
+const PERMILLE: u16 = 50;
 /// Between two daemons of a rolling restart.
 const BREATH: Duration = Duration::from_millis(300);
 
 pub(super) fn none(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let running = |scene: &Scene<'_>| -> Result<Vec<i32>, Error> {
-        let daemons = scene.site.lab.nodes();
-        let daemons: Result<Vec<_>, _> = daemons.iter().map(jlb_lab::Node::daemon).collect();
-        Ok(daemons?.into_iter().flatten().map(|daemon| daemon.pid).collect())
-    };
-    let before = running(scene)?;
+    let before = daemons(scene)?;
     scene.last(USUAL_TIME)?;
-    let is_same = before == running(scene)?;
+    let is_same = before == daemons(scene)?;
     scene.check("every daemon is the one that it was", is_same);
     Ok(())
 }
 
-pub(super) fn needs_etcd(scene: &mut Scene<'_>) -> Result<(), Error> {
-    scene.happened.verified = false;
+/// The process ids of all daemons.
+fn daemons(scene: &Scene<'_>) -> Result<Vec<i32>, Error> {
+    let nodes = scene.site.lab.nodes();
+    let daemons: Result<Vec<_>, _> = nodes.iter().map(jlb_lab::Node::daemon).collect();
+    Ok(daemons?.into_iter().flatten().map(|daemon| daemon.pid).collect())
+}
+
+pub(super) fn needs_etcd(_: &mut Scene<'_>) -> Result<(), Error> {
     Err(Error::Needs { fault: "etcd-*", needs: "membership in etcd" })
 }
 
 pub(super) fn cpu_hogs(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let client = scene.site.client.clone();
-    let mut hogs = Vec::new();
-    for _ in 0..HOGS {
-        hogs.push(client.start("hog", "sh", &["-c", "while :; do :; done"])?);
-    }
-    let ran = scene.last(Duration::from_secs(60));
-    let ticks: u64 = hogs.iter().filter_map(|hog| cpu_ticks(hog.pid)).sum();
-    for hog in &hogs {
-        hog.signal(Signal::SIGKILL);
-    }
-    ran?;
-    // USER_HZ is 100 on every Linux that Debian builds.
-    scene.check(&format!("{HOGS} hogs have burnt {} s of CPU", ticks / 100), ticks > 100);
+    scene.inject("hogs take the CPU", &Fault::CpuHogs(HOGS))?;
+    scene.last(Duration::from_secs(60))?;
+    fault::heal(&scene.site.lab)?;
     scene.run(SOON)
 }
 
-/// utime and stime, proc_pid_stat(5) fields 14 and 15.
-fn cpu_ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
 pub(super) fn config_reload(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let generation = scene.site.reload(|_| ())?;
-    let site = &*scene.site;
-    let is_in_force = wait_until(SOON, || site.has_generation(generation));
-    scene.check(&format!("all daemons have generation {generation}"), is_in_force);
+    scene.site.lab.reload(|_| ())?;
+    scene.site.lab.wait_reloaded()?;
+    let generation = scene.site.snapshot()?.generation();
+    scene.check(&format!("all daemons have generation {generation}"), generation > 1);
     scene.last(USUAL_TIME)
 }
 
 pub(super) fn fabric_loss(scene: &mut Scene<'_>) -> Result<(), Error> {
     let nodes = vec!["backends".to_owned()];
-    inject(&scene.site.lab, &Fault::Loss { nodes, permille: LOSS_PERMILLE })?;
+    let loss = Fault::Loss { nodes: nodes.clone(), permille: PERMILLE };
+    scene.inject("packets are lost", &loss)?;
+    scene.inject("packets come twice", &Fault::Duplicate { nodes, permille: PERMILLE })?;
     scene.last(Duration::from_secs(20))?;
-    // Twice 5 % of 400 pings: none lost has a chance of 10^-18.
+    // 5 % each way of 400 pings: that none is lost, or none doubled, has a chance of less than 10^-8.
     let node = scene.site.lab.node("backend-1")?;
     let said = node.shell("ping -q -i 0.002 -c 400 -W 1 10.77.1.1 || true")?;
-    let is_lossy = said.contains("packet loss") && !said.contains(" 0% packet loss");
     let line = said.lines().find(|line| line.contains("packet loss")).unwrap_or_default();
-    scene.check(&format!("pings on the fabric: {line}"), is_lossy);
+    let is_so = !line.contains(" 0% packet loss") && line.contains("duplicates");
+    scene.check(&format!("pings on the fabric: {line}"), is_so);
     fault::heal(&scene.site.lab)?;
     scene.run(SOON)
 }
@@ -90,24 +69,29 @@ pub(super) fn fabric_loss(scene: &mut Scene<'_>) -> Result<(), Error> {
 pub(super) fn rolling(scene: &mut Scene<'_>) -> Result<(), Error> {
     for kind in [NodeKind::Backend, NodeKind::Tracker, NodeKind::Ingress] {
         for name in scene.site.names_of(kind) {
-            let before = scene.site.daemon(&name)?;
-            if kind == NodeKind::Ingress {
-                ingress::withdraw(scene, &name)?;
-                scene.run(BREATH)?;
-            }
-            before.signal(Signal::SIGTERM);
-            scene.await_check(&format!("{name} has ended"), ENDING, || !before.is_alive());
-            scene.site.restart(&[&name])?;
-            let is_another = scene.site.daemon(&name)?.pid != before.pid;
-            scene.check(&format!("{name} is ready again"), is_another);
-            if kind == NodeKind::Ingress {
-                ingress::announce(scene, &name)?;
-                scene.see_moves()?;
-            }
-            scene.run(BREATH)?;
+            restart(scene, kind, &name)?;
         }
     }
     scene.last(SOON)
+}
+
+fn restart(scene: &mut Scene<'_>, kind: NodeKind, name: &str) -> Result<(), Error> {
+    let before = scene.site.daemon(name)?;
+    if kind == NodeKind::Ingress {
+        ingress::withdraw(scene, name)?;
+        scene.run(BREATH)?;
+    }
+    let ended = format!("{name} has ended on SIGTERM");
+    scene.inject(&ended, &Fault::StopDaemons(vec![name.to_owned()]))?;
+    scene.site.restart(name)?;
+    let is_another = scene.site.daemon(name)?.pid != before.pid;
+    scene.check(&format!("{name} is ready again"), is_another);
+    if kind == NodeKind::Ingress {
+        scene.see_moves()?;
+        // The router has its own next hops again.
+        fault::heal(&scene.site.lab)?;
+    }
+    scene.run(BREATH)
 }
 
 pub(super) fn triple(scene: &mut Scene<'_>) -> Result<(), Error> {

@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use jlb_lab::fault::{Fault, inject};
-use nix::sys::signal::Signal;
+use jlb_lab::fault::Fault;
+use jlb_lab::topology::NodeKind;
 
+use super::USUAL_TIME;
 use super::flood::Flood;
-use super::{SOON, USUAL_TIME};
 use crate::Error;
 use crate::scene::Scene;
-use crate::site::process_state;
+use crate::site::wait_until;
 
-/// The watchdog of an ingress host withdraws its VIPs within this when the daemon is gone or hangs.
-const WATCHDOG: Duration = Duration::from_millis(100);
-/// BFD of 50 ms × 3 takes up to this from silence to another route.
-const BFD: Duration = Duration::from_millis(160);
+/// A watchdog withdraws a host's VIPs within 100 ms when its daemon is gone or hangs, and BFD of 50 ms × 3 takes up to
+/// 160 ms from silence to another route. Where nobody has done so by then, routes are static, and it is done by hand.
+const WITHDRAWN: Duration = Duration::from_millis(200);
 /// What was on its way when a host was withdrawn has arrived.
 const DRAINED: Duration = Duration::from_millis(200);
 
@@ -23,52 +22,40 @@ pub(super) fn kill(scene: &mut Scene<'_>) -> Result<(), Error> {
     scene.last(USUAL_TIME)
 }
 
-/// Kills the daemon of the busiest ingress host; the router's route to it goes when a watchdog would have seen it.
+/// Kills the daemon of the busiest ingress host.
 pub(super) fn kill_one(scene: &mut Scene<'_>) -> Result<(), Error> {
     let victim = busiest(scene)?;
-    let daemon = scene.site.daemon(&victim)?;
-    daemon.signal(Signal::SIGKILL);
-    scene.await_check("its daemon is gone", SOON, || !daemon.is_alive());
-    std::thread::sleep(WATCHDOG);
-    withdraw(scene, &victim)
+    scene.inject("its daemon is gone", &Fault::KillDaemons(vec![victim.clone()]))?;
+    is_withdrawn(scene, &victim)
 }
 
 pub(super) fn stop(scene: &mut Scene<'_>) -> Result<(), Error> {
     let victim = busiest(scene)?;
-    let daemon = scene.site.daemon(&victim)?;
-    daemon.signal(Signal::SIGSTOP);
-    scene.await_check("its daemon is stopped", SOON, || process_state(&daemon) == Some('T'));
-    std::thread::sleep(WATCHDOG);
-    withdraw(scene, &victim)?;
+    scene.inject("its daemon is stopped", &Fault::FreezeDaemons(vec![victim.clone()]))?;
+    is_withdrawn(scene, &victim)?;
     scene.last(USUAL_TIME)
 }
 
 pub(super) fn silent(scene: &mut Scene<'_>) -> Result<(), Error> {
     let victim = busiest(scene)?;
-    inject(&scene.site.lab, &Fault::Loss { nodes: vec![victim.clone()], permille: 1000 })?;
-    std::thread::sleep(BFD);
-    withdraw(scene, &victim)?;
+    scene.inject("it loses all packets", &Fault::Silence(vec![victim.clone()]))?;
+    is_withdrawn(scene, &victim)?;
     let node = scene.site.lab.node(&victim)?;
-    let is_cut_off = node.shell("! ping -c 1 -W 1 10.77.0.1").is_ok();
-    scene.check("it reaches nobody", is_cut_off);
+    let reaches_nobody = node.shell("! ping -c 1 -W 1 10.77.0.1 >/dev/null").is_ok();
+    scene.check("it reaches nobody", reaches_nobody);
     scene.last(USUAL_TIME)
 }
 
 pub(super) fn drain(scene: &mut Scene<'_>) -> Result<(), Error> {
     let victim = busiest(scene)?;
-    let daemon = scene.site.daemon(&victim)?;
     withdraw(scene, &victim)?;
     scene.run(DRAINED)?;
-    daemon.signal(Signal::SIGTERM);
-    // It may wait for what its flows need of it; systemd gives a service 90 s.
-    scene.await_check("its daemon has ended on SIGTERM", Duration::from_secs(20), || {
-        !daemon.is_alive()
-    });
+    scene.inject("its daemon has ended on SIGTERM", &Fault::StopDaemons(vec![victim]))?;
     scene.last(USUAL_TIME)
 }
 
 pub(super) fn edge(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let hops = scene.site.next_hops(0)?;
+    let hops = scene.site.next_hops()?;
     let Some(first) = hops.first().cloned() else {
         scene.check("the router has next hops", false);
         return Ok(());
@@ -85,8 +72,7 @@ pub(super) fn reorder(scene: &mut Scene<'_>) -> Result<(), Error> {
 
 pub(super) fn reorder_under_flood(scene: &mut Scene<'_>) -> Result<(), Error> {
     let received = |scene: &Scene<'_>| {
-        let kind = jlb_lab::topology::NodeKind::Ingress;
-        scene.site.sum(kind, "jlb_port_received_packets_total", &[])
+        scene.site.sum(NodeKind::Ingress, "jlb_port_received_packets_total", &[])
     };
     let before = received(scene);
     let flood = Flood::start(&scene.site.client)?;
@@ -103,15 +89,11 @@ pub(super) fn reorder_under_flood(scene: &mut Scene<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Next hops rotated by one: every hash value has another host then.
 fn change_order(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let mut hops = scene.site.next_hops(0)?;
-    if !hops.is_empty() {
-        hops.rotate_left(1);
-    }
-    scene.site.route(&hops)?;
-    let now = [scene.site.next_hops(0)?, scene.site.next_hops(1)?];
-    scene.check(&format!("next hops are now {}", hops.join(", ")), now.iter().all(|n| *n == hops));
+    let before = scene.site.next_hops()?;
+    scene.inject("the router has its next hops in another order", &Fault::EcmpReorder)?;
+    let now = scene.site.next_hops()?;
+    scene.say(&format!("next hops: {} before, {} now", before.join(", "), now.join(", ")));
     Ok(())
 }
 
@@ -128,21 +110,23 @@ fn busiest(scene: &mut Scene<'_>) -> Result<String, Error> {
     Ok(name)
 }
 
-/// Takes a host out of the router's next hops.
-pub(super) fn withdraw(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
-    let mut hops = scene.site.next_hops(0)?;
-    hops.retain(|name| name != ingress);
-    scene.site.route(&hops)?;
-    let now = [scene.site.next_hops(0)?, scene.site.next_hops(1)?];
-    let is_gone = now.iter().all(|hops| !hops.is_empty() && !hops.iter().any(|n| n == ingress));
-    scene.check(&format!("the router sends nothing to {ingress} any more"), is_gone);
-    Ok(())
+/// Waits until the router sends nothing to a host that has failed.
+fn is_withdrawn(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
+    let site = &*scene.site;
+    let is_gone = || {
+        site.next_hops().is_ok_and(|hops| !hops.is_empty() && !hops.iter().any(|n| n == ingress))
+    };
+    if wait_until(WITHDRAWN, is_gone) {
+        scene.check(&format!("the router sends nothing to {ingress} any more"), true);
+        return Ok(());
+    }
+    withdraw(scene, ingress)
 }
 
-/// Adds a host to the router's next hops again.
-pub(super) fn announce(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
-    let mut hops = scene.site.next_hops(0)?;
-    hops.push(ingress.to_owned());
-    hops.sort();
-    scene.site.route(&hops)
+/// Takes a host out of the router's next hops by hand.
+pub(super) fn withdraw(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
+    scene.inject(
+        &format!("{ingress} was taken out of the router's next hops"),
+        &Fault::EcmpWithout(ingress.to_owned()),
+    )
 }

@@ -1,21 +1,20 @@
 //! Faults of flow trackers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use jlb_lab::Running;
-use jlb_lab::fault::{self, Fault, inject};
+use jlb_lab::fault::{self, Fault};
 use jlb_lab::topology::NodeKind;
-use nix::sys::signal::Signal;
 
 use super::{SOON, USUAL_TIME, ingress};
 use crate::Error;
 use crate::scene::Scene;
-use crate::site::{Site, process_state};
 
 /// The member that joins and leaves.
-const FOURTH: &str = "tracker-4";
+pub(super) const FOURTH: &str = "tracker-4";
 /// Trackers stay away so long before they start again empty.
 const AWAY: Duration = Duration::from_secs(1);
+/// Probe is 20 ms × 3; the rest is for reading metrics of three hosts on a busy machine.
+const SUSPECTED: Duration = Duration::from_secs(1);
 
 pub(super) fn primary_kill(scene: &mut Scene<'_>) -> Result<(), Error> {
     kill_rank(scene, 0)?;
@@ -46,27 +45,29 @@ pub(super) fn secondary_partition(scene: &mut Scene<'_>) -> Result<(), Error> {
 /// Kills the tracker that has this rank for most connections.
 pub(super) fn kill_rank(scene: &mut Scene<'_>, rank: usize) -> Result<(), Error> {
     let victim = most_often(scene, rank)?;
-    let daemon = scene.site.daemon(&victim)?;
-    daemon.signal(Signal::SIGKILL);
-    scene.await_check("its daemon is gone", SOON, || !daemon.is_alive());
-    is_suspected(scene, &victim, 1.0)
+    scene.inject("its daemon is gone", &Fault::KillDaemons(vec![victim.clone()]))?;
+    is_suspected(scene, &victim);
+    Ok(())
 }
 
 fn stop_rank(scene: &mut Scene<'_>, rank: usize) -> Result<(), Error> {
     let victim = most_often(scene, rank)?;
-    let daemon = scene.site.daemon(&victim)?;
-    daemon.signal(Signal::SIGSTOP);
-    scene.await_check("its daemon is stopped", SOON, || process_state(&daemon) == Some('T'));
-    is_suspected(scene, &victim, 1.0)?;
+    scene.inject("its daemon is stopped", &Fault::FreezeDaemons(vec![victim.clone()]))?;
+    is_suspected(scene, &victim);
     scene.last(USUAL_TIME)?;
-    daemon.signal(Signal::SIGCONT);
+    fault::heal(&scene.site.lab)?;
     scene.run(SOON)
 }
 
+/// From all members; its own links stay up.
 fn cut_rank_off(scene: &mut Scene<'_>, rank: usize) -> Result<(), Error> {
     let victim = most_often(scene, rank)?;
-    inject(&scene.site.lab, &Fault::Loss { nodes: vec![victim.clone()], permille: 1000 })?;
-    is_suspected(scene, &victim, 1.0)?;
+    let mut other = scene.site.names_of(NodeKind::Tracker);
+    other.retain(|name| *name != victim);
+    other.extend(["ingresses", "backends"].map(str::to_owned));
+    let partition = Fault::Partition { one: vec![victim.clone()], other };
+    scene.inject("it is cut off from all members", &partition)?;
+    is_suspected(scene, &victim);
     scene.last(USUAL_TIME)?;
     fault::heal(&scene.site.lab)?;
     scene.run(SOON)
@@ -88,23 +89,13 @@ pub(super) fn all_and_ingress(scene: &mut Scene<'_>) -> Result<(), Error> {
 }
 
 fn kill_all(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let trackers = scene.site.names_of(NodeKind::Tracker);
-    let daemons: Result<Vec<Running>, _> =
-        trackers.iter().map(|name| scene.site.daemon(name)).collect();
-    let daemons = daemons?;
-    for daemon in &daemons {
-        daemon.signal(Signal::SIGKILL);
-    }
-    let gone = || daemons.iter().all(|daemon| !daemon.is_alive());
-    scene.await_check("all flow trackers are gone", SOON, gone);
-    Ok(())
+    scene.inject("all flow trackers are gone", &Fault::KillDaemons(vec!["trackers".to_owned()]))
 }
 
 fn start_all(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let trackers = scene.site.names_of(NodeKind::Tracker);
-    let begin = std::time::Instant::now();
-    let names: Vec<&str> = trackers.iter().map(String::as_str).collect();
-    scene.site.restart(&names)?;
+    let nodes = scene.site.lab.nodes_of(NodeKind::Tracker);
+    let begin = Instant::now();
+    scene.site.lab.start_daemons(&nodes)?;
     scene.say(&format!("all flow trackers are ready after {} ms", begin.elapsed().as_millis()));
     Ok(())
 }
@@ -114,78 +105,29 @@ pub(super) fn two(scene: &mut Scene<'_>) -> Result<(), Error> {
     let trackers = scene.site.names_of(NodeKind::Tracker);
     let other = trackers.iter().find(|name| **name != victim).cloned().unwrap_or_default();
     scene.say(&format!("the second one is {other}"));
-    let daemons = [scene.site.daemon(&victim)?, scene.site.daemon(&other)?];
-    for daemon in &daemons {
-        daemon.signal(Signal::SIGKILL);
-    }
-    let gone = || daemons.iter().all(|daemon| !daemon.is_alive());
-    scene.await_check("both daemons are gone", SOON, gone);
-    is_suspected(scene, &victim, 1.0)?;
-    is_suspected(scene, &other, 1.0)?;
+    let both = Fault::KillDaemons(vec![victim.clone(), other.clone()]);
+    scene.inject("both daemons are gone", &both)?;
+    is_suspected(scene, &victim);
+    is_suspected(scene, &other);
     scene.last(USUAL_TIME)
 }
 
-/// Before there are connections: [`FOURTH`] leaves the list, though its daemon runs.
-pub(super) fn take_fourth_out(site: &Site) -> Result<(), Error> {
-    site.daemon(FOURTH)?.signal(Signal::SIGTERM);
-    let generation = site.reload(|list| {
-        list.remove(FOURTH);
-        list.raise("epoch");
-    })?;
-    let is_there = crate::site::wait_until(SOON, || site.has_generation(generation));
-    let is_one = site.lab.settle(SOON)?;
-    if is_there && is_one {
-        Ok(())
-    } else {
-        Err(Error::Needs { fault: "tracker-add", needs: "a member list without tracker-4" })
-    }
-}
-
 pub(super) fn add(scene: &mut Scene<'_>) -> Result<(), Error> {
-    // The same entry as the lab has written: the address plan is its.
-    let node = scene.site.lab.node(FOURTH)?;
-    let [v4, v6] = node.addresses();
-    let entry = format!(
-        "[[member]]\nid = 104\nname = \"{FOURTH}\"\nrole = \"flowtracker\"\naddresses = [\"{v4}\", \"{v6}\"]"
-    );
-    let generation = scene.site.reload(|list| {
-        list.insert(&entry);
-        list.raise("epoch");
-    })?;
-    scene.site.restart(&[FOURTH])?;
-    let site = &*scene.site;
-    let (is_in_force, epochs) = (site.has_generation(generation), epochs(site));
-    scene.check("all daemons have the list with tracker-4", is_in_force && epochs.len() == 1);
+    scene.site.lab.add_member(FOURTH)?;
+    let is_there = scene.site.snapshot()?.member_by_name(FOURTH).is_some();
+    scene.check(&format!("all daemons have the list with {FOURTH}"), is_there);
     scene.last(USUAL_TIME)
 }
 
 pub(super) fn remove(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let generation = scene.site.reload(|list| {
-        list.remove(FOURTH);
-        list.raise("epoch");
-    })?;
-    let daemon = scene.site.daemon(FOURTH)?;
-    daemon.signal(Signal::SIGTERM);
-    let site = &*scene.site;
-    let is_in_force = crate::site::wait_until(SOON, || site.has_generation(generation));
-    let is_one = epochs(site).len() == 1;
-    scene.check("all daemons have the list without tracker-4", is_in_force && is_one);
-    scene.await_check("its daemon has ended", USUAL_TIME, || !daemon.is_alive());
+    scene.site.lab.remove_member(FOURTH)?;
+    let is_gone = scene.site.snapshot()?.member_by_name(FOURTH).is_none();
+    scene.check(&format!("all daemons have the list without {FOURTH}, which has ended"), is_gone);
     scene.last(USUAL_TIME)
 }
 
-/// The epochs that daemons are in.
-fn epochs(site: &Site) -> std::collections::BTreeSet<u64> {
-    let nodes = site.lab.nodes();
-    let epoch = |node: &jlb_lab::Node| {
-        node.daemon().ok()??;
-        node.metrics().ok()?.sum("jlb_membership_epoch", &[])
-    };
-    nodes.iter().filter_map(epoch).map(|epoch| epoch as u64).collect()
-}
-
 /// The tracker that has this rank for most connections.
-pub(super) fn most_often(scene: &mut Scene<'_>, rank: usize) -> Result<String, Error> {
+fn most_often(scene: &mut Scene<'_>, rank: usize) -> Result<String, Error> {
     let flows = scene.load.flows();
     let counts = scene.site.trackers_by_rank(&flows, rank)?;
     let Some((name, count)) = counts.first().cloned() else {
@@ -200,7 +142,7 @@ pub(super) fn most_often(scene: &mut Scene<'_>, rank: usize) -> Result<String, E
 }
 
 /// Notes whether the ingress hosts have seen that it is silent.
-fn is_suspected(scene: &mut Scene<'_>, tracker: &str, at_most: f64) -> Result<(), Error> {
+fn is_suspected(scene: &mut Scene<'_>, tracker: &str) {
     let ingresses = scene.site.lab.nodes_of(NodeKind::Ingress);
     let seen = || {
         ingresses.iter().all(|node| {
@@ -208,10 +150,5 @@ fn is_suspected(scene: &mut Scene<'_>, tracker: &str, at_most: f64) -> Result<()
             metrics.sum("jlb_member_up", &[("member", tracker)]) == Some(0.0)
         })
     };
-    scene.await_check(
-        &format!("every ingress host suspects {tracker}"),
-        Duration::from_secs_f64(at_most),
-        seen,
-    );
-    Ok(())
+    scene.await_check(&format!("every ingress host suspects {tracker}"), SUSPECTED, seen);
 }
