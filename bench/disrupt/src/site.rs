@@ -89,18 +89,14 @@ impl Site {
         self.lab.nodes_of(kind).iter().map(Node::name).collect()
     }
 
-    /// The sum of a counter over all hosts of a kind. A daemon that does not answer counts nothing.
-    pub(crate) fn sum(&self, kind: NodeKind, metric: &str, labels: &[(&str, &str)]) -> f64 {
-        let nodes = self.lab.nodes_of(kind);
-        nodes.iter().filter_map(|node| node.metrics().ok()?.sum(metric, labels)).sum()
-    }
-
     /// Every connection that an agent knows, by the client's end.
     pub(crate) fn carried(&self) -> Result<BTreeMap<SocketAddr, Carried>, Error> {
         let program = program("jlb-yann")?.to_string_lossy().into_owned();
         let cluster = self.lab.path().join("cluster.toml").to_string_lossy().into_owned();
         let mut all = BTreeMap::new();
-        for node in self.lab.nodes_of(NodeKind::Backend) {
+        let is_member =
+            |node: &Node| self.lab.config().jlb.as_ref().is_some_and(|jlb| jlb.has(&node.name()));
+        for node in self.lab.nodes_of(NodeKind::Backend).into_iter().filter(is_member) {
             let own = node.dir()?.join("jlb.toml").to_string_lossy().into_owned();
             let arguments = ["--config", &own, "--cluster", &cluster, "flows", "-o", "json"];
             let text = node.run(&program, &arguments)?;

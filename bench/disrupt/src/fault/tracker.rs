@@ -143,12 +143,15 @@ fn most_often(scene: &mut Scene<'_>, rank: usize) -> Result<String, Error> {
 
 /// Notes whether the ingress hosts have seen that it is silent.
 fn is_suspected(scene: &mut Scene<'_>, tracker: &str) {
-    let ingresses = scene.site.lab.nodes_of(NodeKind::Ingress);
+    // Those whose daemon runs: another fault may have ended one.
+    let mut ingresses = scene.site.lab.nodes_of(NodeKind::Ingress);
+    ingresses.retain(|node| node.daemon().is_ok_and(|daemon| daemon.is_some()));
     let seen = || {
-        ingresses.iter().all(|node| {
-            let Ok(metrics) = node.metrics() else { return false };
-            metrics.sum("jlb_member_up", &[("member", tracker)]) == Some(0.0)
-        })
+        !ingresses.is_empty()
+            && ingresses.iter().all(|node| {
+                let Ok(metrics) = node.metrics() else { return false };
+                metrics.sum("jlb_member_up", &[("member", tracker)]) == Some(0.0)
+            })
     };
     scene.await_check(&format!("every ingress host suspects {tracker}"), SUSPECTED, seen);
 }
