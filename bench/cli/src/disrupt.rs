@@ -114,8 +114,10 @@ pub(crate) fn serve(arguments: &ServerArguments) -> ExitCode {
 fn list() -> ExitCode {
     let mut out = io::stdout().lock();
     for fault in FAULTS {
+        let needs = fault.needs().map(|what| format!(" (not yet: needs {what})"));
+        let needs = needs.unwrap_or_default();
         // A reader that has seen enough is no failure.
-        if writeln!(out, "{:<24} {}", fault.name, fault.about).is_err() {
+        if writeln!(out, "{:<24} {}{needs}", fault.name, fault.about).is_err() {
             break;
         }
     }

@@ -1,12 +1,14 @@
 //! A run from the lab to the verdict.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use jlb_lab::{Jlb, LabConfig};
 
 use crate::error::Error;
-use crate::fault::{self, Fault};
+use crate::fault::{self, Fault, How, Inject};
 use crate::load::{Load, Phase};
 use crate::outcome::{Happened, Outcome};
 use crate::progress::Progress;
@@ -62,9 +64,13 @@ pub fn run(
             return Err(Error::OutOfBounds { what, value, min, max });
         }
     }
+    let inject = match fault.how {
+        How::Run(inject) => inject,
+        How::Needs(needs) => return Err(Error::Needs { fault: fault.name, needs }),
+    };
     let mut sum: Option<Outcome> = None;
     for time in 1..=options.times {
-        let outcome = once(fault, options, progress, interrupted)?;
+        let outcome = once(fault, inject, options, progress, interrupted)?;
         if options.times > 1 {
             progress.say(&format!("time {time} of {}: {outcome}", options.times));
         }
@@ -78,6 +84,7 @@ pub fn run(
 
 fn once(
     fault: &'static Fault,
+    inject: Inject,
     options: &Options,
     progress: &mut dyn Progress,
     interrupted: &AtomicBool,
@@ -90,7 +97,7 @@ fn once(
     let mut site = Site::up(&options.lab, &config)?;
 
     let load = Load::start(&site.client, options.connections)?;
-    let happened = happen(fault, options, &mut site, &load, progress, interrupted);
+    let happened = happen(fault, inject, options, &mut site, &load, progress, interrupted);
     let usual = load.usual();
     // Whatever became of the fault, the load ends before the lab goes.
     progress.say("nothing new is asked; what is on its way may arrive");
@@ -103,6 +110,7 @@ fn once(
 
 fn happen(
     fault: &'static Fault,
+    inject: Inject,
     options: &Options,
     site: &mut Site,
     load: &Load,
@@ -116,7 +124,7 @@ fn happen(
         interrupted,
         lasts: options.lasts,
         limit: FIRST_LIMIT,
-        before: std::collections::BTreeMap::new(),
+        before: BTreeMap::new(),
         happened: Happened { verified: true, ..Happened::default() },
     };
     let patience = OPENING + Duration::from_millis(options.connections.into());
@@ -132,6 +140,9 @@ fn happen(
     let usual = load.usual();
     scene.limit = usual.limit();
     scene.before = scene.site.carried()?;
+    // Short connections are not looked at.
+    let ours: BTreeSet<SocketAddr> = load.flows().iter().map(|flow| flow.client).collect();
+    scene.before.retain(|client, _| ours.contains(client));
     scene.say(&format!(
         "usual waits: p99 {:.1} ms, longest {:.1} ms; more than {:.1} ms is a stall",
         usual.p99.as_secs_f64() * 1000.0,
@@ -140,7 +151,7 @@ fn happen(
     ));
     load.enter(Phase::Fault);
     scene.say(&format!("fault {}: {}", fault.name, fault.about));
-    (fault.run)(&mut scene)?;
+    inject(&mut scene)?;
     scene.see_moves()?;
     Ok(scene.happened)
 }

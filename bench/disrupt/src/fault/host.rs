@@ -31,10 +31,6 @@ fn daemons(scene: &Scene<'_>) -> Result<Vec<i32>, Error> {
     Ok(daemons?.into_iter().flatten().map(|daemon| daemon.pid).collect())
 }
 
-pub(super) fn needs_etcd(_: &mut Scene<'_>) -> Result<(), Error> {
-    Err(Error::Needs { fault: "etcd-*", needs: "membership in etcd" })
-}
-
 pub(super) fn cpu_hogs(scene: &mut Scene<'_>) -> Result<(), Error> {
     scene.inject("hogs take the CPU", &Fault::CpuHogs(HOGS))?;
     scene.last(Duration::from_secs(60))?;
