@@ -2,17 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use jlb_lab::Node;
 use jlb_lab::fault::{self, Fault};
 use jlb_lab::topology::NodeKind;
 
 use super::{SOON, USUAL_TIME, ingress};
 use crate::Error;
 use crate::scene::Scene;
+use crate::site::wait_until;
 
 /// The member that joins and leaves.
 pub(super) const FOURTH: &str = "tracker-4";
 /// Trackers stay away so long before they start again empty.
 const AWAY: Duration = Duration::from_secs(1);
+/// Longest that their return is watched.
+const REBUILT: Duration = Duration::from_secs(10);
 /// Probe is 20 ms × 3; the rest is for reading metrics of three hosts on a busy machine.
 const SUSPECTED: Duration = Duration::from_secs(1);
 
@@ -92,11 +96,29 @@ fn kill_all(scene: &mut Scene<'_>) -> Result<(), Error> {
     scene.inject("all flow trackers are gone", &Fault::KillDaemons(vec!["trackers".to_owned()]))
 }
 
+/// And tells how long it took until each says that it is ready: warm, that is.
 fn start_all(scene: &mut Scene<'_>) -> Result<(), Error> {
-    let nodes = scene.site.lab.nodes_of(NodeKind::Tracker);
+    let lab = &scene.site.lab;
+    let nodes = lab.nodes_of(NodeKind::Tracker);
     let begin = Instant::now();
-    scene.site.lab.start_daemons(&nodes)?;
-    scene.say(&format!("all flow trackers are ready after {} ms", begin.elapsed().as_millis()));
+    let ready = std::thread::scope(|scope| {
+        // Beside the start, which waits for more than that.
+        let all_ready = || nodes.iter().all(Node::is_ready).then(|| begin.elapsed());
+        let watch = scope.spawn(move || {
+            let mut after = None;
+            wait_until(REBUILT, || {
+                after = all_ready();
+                after.is_some()
+            });
+            after
+        });
+        lab.start_daemons(&nodes)?;
+        Ok::<_, Error>(watch.join().unwrap_or_default())
+    })?;
+    match ready {
+        Some(after) => scene.say(&format!("all are ready again after {} ms", after.as_millis())),
+        None => scene.say(&format!("not all are ready after {} s", REBUILT.as_secs())),
+    }
     Ok(())
 }
 
