@@ -95,7 +95,12 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
         }
         Err(error) => {
             terminal.say(&format!("jlb-bench: {error}"));
-            let is_usage = matches!(error, Error::OutOfBounds { .. } | Error::NoFault(_));
+            let is_usage = matches!(
+                error,
+                Error::OutOfBounds { .. }
+                    | Error::NoFault(_)
+                    | Error::Lab(jlb_lab::Error::BadName(_))
+            );
             if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }

@@ -44,6 +44,18 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// They take too long to open, before there was any fault.
+    #[error(
+        "only {open} of {wanted} connections were open after {seconds} s; is the machine overloaded?"
+    )]
+    OpeningSlow {
+        /// So many were.
+        open: u32,
+        /// So many were wanted.
+        wanted: u32,
+        /// Then.
+        seconds: u64,
+    },
     /// What the daemons said is not what is read here.
     #[error("{what}: {why}")]
     Unreadable {

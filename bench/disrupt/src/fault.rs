@@ -75,13 +75,21 @@ pub const FAULTS: &[Fault] = &[
         "the busiest ingress host's daemon is killed, its route withdrawn",
         ingress::kill,
     ),
-    fault("ingress-stop", "the same hangs (SIGSTOP); its route is withdrawn", ingress::stop),
+    fault(
+        "ingress-stop",
+        "the busiest ingress host's daemon hangs (SIGSTOP); its route is withdrawn",
+        ingress::stop,
+    ),
     fault(
         "ingress-silent",
-        "the same host loses all packets, both ways; its route is withdrawn",
+        "the busiest ingress host loses all packets, both ways; its route is withdrawn",
         ingress::silent,
     ),
-    fault("ingress-drain", "the same is withdrawn, and then ends on SIGTERM", ingress::drain),
+    fault(
+        "ingress-drain",
+        "the busiest ingress host's daemon ends in order, on SIGTERM",
+        ingress::drain,
+    ),
     fault(
         "ecmp-edge",
         "the router loses its first next hop: half of the flows move",
@@ -94,7 +102,7 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault(
         "rehash-under-ack-flood",
-        "the same, under a flood of ACKs of no connection",
+        "all flows move under a flood of ACKs of no connection",
         ingress::reorder_under_flood,
     ),
     fault(
@@ -102,10 +110,14 @@ pub const FAULTS: &[Fault] = &[
         "the tracker that is primary for most flows is killed",
         tracker::primary_kill,
     ),
-    fault("primary-stop", "the same hangs (SIGSTOP)", tracker::primary_stop),
+    fault(
+        "primary-stop",
+        "the tracker that is primary for most flows hangs (SIGSTOP), then goes on",
+        tracker::primary_stop,
+    ),
     fault(
         "primary-partition",
-        "the same is cut off from everybody, then joined again",
+        "the tracker that is primary for most flows is cut off from all, then joined again",
         tracker::primary_partition,
     ),
     fault(
@@ -113,10 +125,14 @@ pub const FAULTS: &[Fault] = &[
         "the tracker that is secondary for most flows is killed",
         tracker::secondary_kill,
     ),
-    fault("secondary-stop", "the same hangs (SIGSTOP)", tracker::secondary_stop),
+    fault(
+        "secondary-stop",
+        "the tracker that is secondary for most flows hangs (SIGSTOP), then goes on",
+        tracker::secondary_stop,
+    ),
     fault(
         "secondary-partition",
-        "the same is cut off from everybody, then joined again",
+        "the tracker that is secondary for most flows is cut off from all, then joined again",
         tracker::secondary_partition,
     ),
     fault(
@@ -128,7 +144,7 @@ pub const FAULTS: &[Fault] = &[
     fault("trackers-all", "all trackers are killed, and start again empty", tracker::all),
     fault(
         "trackers-all-ingress",
-        "the same, and an ingress host is killed, too",
+        "all trackers and an ingress host are killed; the trackers start again empty",
         tracker::all_and_ingress,
     ),
     fault("trackers-two", "two of three trackers are killed", tracker::two),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jlb_lab::{Jlb, LabConfig};
@@ -98,12 +98,14 @@ fn once(
 
     let load = Load::start(&site.client, options.connections)?;
     let happened = happen(fault, inject, options, &mut site, &load, progress, interrupted);
+    if let Err(Error::Interrupted) = happened {
+        // What is on its way is waited for no more.
+        return Err(Error::Interrupted);
+    }
     let usual = load.usual();
-    // Whatever became of the fault, the load ends before the lab goes.
     progress.say("nothing new is asked; what is on its way may arrive");
-    let records = load.finish();
-    // The load's own error comes first: it is the reason of what followed.
-    let records = records?;
+    // The load's own error is the reason of what followed.
+    let records = load.finish()?;
     let happened = happened?;
     Ok(Outcome::of(fault.name, usual, &records, &happened))
 }
@@ -128,10 +130,12 @@ fn happen(
         happened: Happened { verified: true, ..Happened::default() },
     };
     let patience = OPENING + Duration::from_millis(options.connections.into());
-    let all_there = || load.open() == options.connections || load.has_ended();
-    if !wait_until(patience, all_there) || load.has_ended() {
-        // The load says what went wrong.
-        return Err(Error::LoadEnded);
+    let wanted = options.connections;
+    let is_over =
+        || load.open() == wanted || load.has_ended() || interrupted.load(Ordering::Relaxed);
+    if !wait_until(patience, is_over) {
+        let (open, seconds) = (load.open(), patience.as_secs());
+        return Err(Error::OpeningSlow { open, wanted, seconds });
     }
     scene.say(&format!("{} connections are open", options.connections));
     scene.run(SETTLING)?;

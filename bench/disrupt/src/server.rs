@@ -2,7 +2,9 @@
 //! a few hundred bytes.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,12 +17,16 @@ pub const PORT: u16 = 9000;
 /// Connections that the kernel keeps for us; as nginx in a lab.
 const BACKLOG: i32 = 4096;
 
+/// After an accept that failed.
+const RETRY: Duration = Duration::from_millis(10);
+
 /// Serves on all addresses, both families, until the process ends. `name` is what its answers say, 16 bytes at most.
 ///
 /// # Errors
 /// When the port cannot be had.
 pub fn serve(port: u16, name: &str) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    allow_many_files();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _entered = runtime.enter();
         TcpListener::from_std(listen(port)?.into())?
@@ -30,7 +36,7 @@ pub fn serve(port: u16, name: &str) -> std::io::Result<()> {
         loop {
             // One that is gone before we took it is no reason to end; too many open files pass, too.
             let Ok((stream, _)) = listener.accept().await else {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(RETRY).await;
                 continue;
             };
             let name = name.clone();
@@ -38,6 +44,15 @@ pub fn serve(port: u16, name: &str) -> std::io::Result<()> {
             tokio::spawn(async move { answer(stream, &name).await });
         }
     })
+}
+
+/// As many open files as this process may have: a shell's usual 1024 are too few for its connections. Where not even that
+/// is enough, accept and connect say so.
+pub(crate) fn allow_many_files() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Up to the hard limit everybody may.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 fn listen(port: u16) -> std::io::Result<Socket> {

@@ -152,6 +152,17 @@ impl Site {
         Ok(counts)
     }
 
+    /// Whether the router has routes for VIPs by a routing protocol, and not static ones of the lab.
+    pub(crate) fn learns_routes(&self) -> Result<bool, Error> {
+        let router = self.lab.node("router")?;
+        for family in ["-4", "-6"] {
+            if !router.run("ip", &[family, "route", "show", "proto", "bird"])?.trim().is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The ingress hosts that the router sends packets for VIPs to, over either family, first those that come first.
     pub(crate) fn next_hops(&self) -> Result<Vec<String>, Error> {
         let routes = vip_routes(&self.lab)?;

@@ -94,18 +94,17 @@ pub(super) fn rolling(scene: &mut Scene<'_>) -> Result<(), Error> {
 fn restart(scene: &mut Scene<'_>, kind: NodeKind, name: &str) -> Result<(), Error> {
     let before = scene.site.daemon(name)?;
     if kind == NodeKind::Ingress {
-        ingress::withdraw(scene, name)?;
-        scene.run(BREATH)?;
+        ingress::end_in_order(scene, name)?;
+    } else {
+        let ended = format!("the daemon of {name} has ended on SIGTERM");
+        scene.inject(&ended, &Fault::StopDaemons(vec![name.to_owned()]))?;
     }
-    let ended = format!("{name} has ended on SIGTERM");
-    scene.inject(&ended, &Fault::StopDaemons(vec![name.to_owned()]))?;
     scene.site.restart(name)?;
     let is_another = scene.site.daemon(name)?.pid != before.pid;
     scene.check(&format!("{name} is ready again"), is_another);
     if kind == NodeKind::Ingress {
         scene.see_moves()?;
-        // The router has its own next hops again.
-        fault::heal(&scene.site.lab)?;
+        ingress::is_back(scene, name)?;
     }
     scene.run(BREATH)
 }

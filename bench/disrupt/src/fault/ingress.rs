@@ -1,9 +1,9 @@
 //! Faults of ingress hosts, and of the router that spreads packets over them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jlb_lab::Node;
-use jlb_lab::fault::Fault;
+use jlb_lab::fault::{self, Fault};
 use jlb_lab::topology::NodeKind;
 
 use super::USUAL_TIME;
@@ -12,9 +12,10 @@ use crate::Error;
 use crate::scene::Scene;
 use crate::site::wait_until;
 
-/// A watchdog withdraws a host's VIPs within 100 ms when its daemon is gone or hangs, and BFD of 50 ms × 3 takes up to
-/// 160 ms from silence to another route. Where nobody has done so by then, routes are static, and it is done by hand.
-const WITHDRAWN: Duration = Duration::from_millis(200);
+/// Static routes are changed by hand when a watchdog, or BFD of 50 ms × 3, would have had them changed.
+const BY_HAND: Duration = Duration::from_millis(150);
+/// Where the router learns its routes, it loses one within this: what it took is told.
+const WITHDRAWN: Duration = Duration::from_secs(3);
 /// What was on its way when a host was withdrawn has arrived.
 const DRAINED: Duration = Duration::from_millis(200);
 /// A host that hears nothing for so long is cut off.
@@ -59,9 +60,7 @@ fn received(node: &Node) -> Option<f64> {
 
 pub(super) fn drain(scene: &mut Scene<'_>) -> Result<(), Error> {
     let victim = busiest(scene)?;
-    withdraw(scene, &victim)?;
-    scene.run(DRAINED)?;
-    scene.inject("its daemon has ended on SIGTERM", &Fault::StopDaemons(vec![victim]))?;
+    end_in_order(scene, &victim)?;
     scene.last(USUAL_TIME)
 }
 
@@ -124,19 +123,56 @@ fn busiest(scene: &mut Scene<'_>) -> Result<String, Error> {
 
 /// Waits until the router sends nothing to a host that has failed.
 fn is_withdrawn(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
-    let site = &*scene.site;
-    let is_gone = || {
-        site.next_hops().is_ok_and(|hops| !hops.is_empty() && !hops.iter().any(|n| n == ingress))
-    };
-    if wait_until(WITHDRAWN, is_gone) {
-        scene.check(&format!("the router sends nothing to {ingress} any more"), true);
+    if scene.site.learns_routes()? {
+        is_out(scene, ingress);
         return Ok(());
     }
+    std::thread::sleep(BY_HAND);
     withdraw(scene, ingress)
 }
 
+/// The router has lost the host's route by itself.
+fn is_out(scene: &mut Scene<'_>, ingress: &str) {
+    let site = &*scene.site;
+    let is_out = || {
+        site.next_hops().is_ok_and(|hops| !hops.is_empty() && !hops.iter().any(|n| n == ingress))
+    };
+    let begin = Instant::now();
+    let held = wait_until(WITHDRAWN, is_out);
+    let after = begin.elapsed().as_millis();
+    scene.check(&format!("the router has no route to {ingress} after {after} ms"), held);
+}
+
+/// Ends the daemon of a host in order; the router sends it nothing by then.
+pub(super) fn end_in_order(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
+    let learns = scene.site.learns_routes()?;
+    if !learns {
+        withdraw(scene, ingress)?;
+        scene.run(DRAINED)?;
+    }
+    let what = format!("the daemon of {ingress} has ended on SIGTERM");
+    scene.inject(&what, &Fault::StopDaemons(vec![ingress.to_owned()]))?;
+    if learns {
+        is_out(scene, ingress);
+    }
+    Ok(())
+}
+
+/// The router sends packets to a host again whose daemon was started anew.
+pub(super) fn is_back(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
+    if !scene.site.learns_routes()? {
+        // Its own next hops, in place of those that were put there.
+        fault::heal(&scene.site.lab)?;
+    }
+    let site = &*scene.site;
+    let is_in = || site.next_hops().is_ok_and(|hops| hops.iter().any(|name| name == ingress));
+    let held = wait_until(WITHDRAWN, is_in);
+    scene.check(&format!("the router sends packets to {ingress} again"), held);
+    Ok(())
+}
+
 /// Takes a host out of the router's next hops by hand.
-pub(super) fn withdraw(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
+fn withdraw(scene: &mut Scene<'_>, ingress: &str) -> Result<(), Error> {
     scene.inject(
         &format!("{ingress} was taken out of the router's next hops"),
         &Fault::EcmpWithout(ingress.to_owned()),
