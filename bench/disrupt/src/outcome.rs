@@ -1,6 +1,6 @@
 //! What a fault did: the numbers that are reported, and whether they will do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -52,8 +52,8 @@ pub struct Details {
     pub fresh: Vec<Duration>,
     /// Their tries that failed.
     pub fresh_failed: u64,
-    /// How connections broke, and how many did so.
-    pub reasons: Vec<(String, u32)>,
+    /// How connections broke or ended with their backend, and how long they had waited for an answer then.
+    pub ends: Vec<(String, Duration)>,
     /// UDP flows.
     pub udp_flows: u32,
     /// Their datagrams from the fault on.
@@ -86,6 +86,9 @@ impl Outcome {
         outcome.details.usual = usual;
         for connection in &records.connections {
             let killed = happened.killed_backends.contains(&connection.backend);
+            let wait = connection
+                .longest
+                .map_or(Duration::ZERO, |(from, to)| without_pauses(from, to, &records.pauses));
             match &connection.broken {
                 Some(Broken::Wrong(Wrong::Backend)) => {
                     outcome.misdelivered += 1;
@@ -93,17 +96,11 @@ impl Outcome {
                 }
                 Some(_) if killed => outcome.ended_with_backend += 1,
                 Some(_) => outcome.broken += 1,
-                None => {
-                    let wait = connection.longest.map_or(Duration::ZERO, |(from, to)| {
-                        without_pauses(from, to, &records.pauses)
-                    });
-                    outcome.details.stalls.extend(usual.stall(wait));
-                }
+                None => outcome.details.stalls.extend(usual.stall(wait)),
             }
-            if let Some(broken) = &connection.broken
-                && !killed
-            {
-                outcome.details.count(&broken.to_string(), 1);
+            if let Some(broken) = &connection.broken {
+                let whose = if killed { "ended with their backend" } else { "broken" };
+                outcome.details.ends.push((format!("{whose}: {broken}"), wait));
             }
             // One that ended with its backend has moved nowhere.
             if !killed && happened.moved.contains(&connection.client) {
@@ -141,9 +138,7 @@ impl Outcome {
         ours.udp_flows += theirs.udp_flows;
         ours.udp_sent += theirs.udp_sent;
         ours.udp_lost += theirs.udp_lost;
-        for (reason, n) in theirs.reasons {
-            ours.count(&reason, n);
-        }
+        ours.ends.extend(theirs.ends);
         self.summarize();
     }
 
@@ -163,11 +158,13 @@ impl Outcome {
 }
 
 impl Details {
-    fn count(&mut self, reason: &str, n: u32) {
-        match self.reasons.iter_mut().find(|(known, _)| known == reason) {
-            Some((_, count)) => *count += n,
-            None => self.reasons.push((reason.to_owned(), n)),
+    /// Waits by how they ended.
+    fn ends(&self) -> BTreeMap<&str, Vec<Duration>> {
+        let mut by_reason = BTreeMap::<&str, Vec<Duration>>::new();
+        for (reason, wait) in &self.ends {
+            by_reason.entry(reason).or_default().push(*wait);
         }
+        by_reason
     }
 }
 
@@ -189,8 +186,15 @@ impl fmt::Display for Outcome {
             self.misdelivered,
             self.moved
         )?;
-        for (reason, n) in &details.reasons {
-            writeln!(f, "  broken: {n} × {reason}")?;
+        for (reason, mut waits) in details.ends() {
+            let waited = Quantiles::of(&mut waits);
+            writeln!(
+                f,
+                "  {} {reason}, after waits of p50 {} ms, longest {} ms",
+                waits.len(),
+                ms(waited.p50),
+                ms(waited.max)
+            )?;
         }
         writeln!(
             f,

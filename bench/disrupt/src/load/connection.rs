@@ -20,7 +20,7 @@ pub struct Connection {
     pub client: SocketAddr,
     /// Who serves it.
     pub backend: String,
-    /// Its longest wait from the fault on: from, to, after the beginning of the load.
+    /// Its longest wait from the fault on, or if it broke its last: from, to, after the beginning of the load.
     pub longest: Option<(Duration, Duration)>,
     /// How it ended, unless it was we who ended it.
     pub broken: Option<Broken>,
@@ -73,6 +73,7 @@ pub(super) async fn hold(
             Err(broken) => {
                 shared.open.fetch_sub(1, Ordering::Relaxed);
                 shared.broken.fetch_add(1, Ordering::Relaxed);
+                connection.longest = Some((from, to));
                 connection.broken = Some(broken);
                 return Ok(connection);
             }
