@@ -311,14 +311,16 @@ impl Peers {
         self.peer(member)?.heard_at
     }
 
-    /// The backends not heard for [`DEAD_AFTER`].
-    pub fn silent_backends(&self, now: Nanos) -> impl Iterator<Item = MemberId> + '_ {
-        self.snapshot.with_role(MemberRole::Backend).iter().copied().filter(move |&id| {
+    /// The backends and trackers not heard for [`DEAD_AFTER`].
+    pub fn silent(&self, now: Nanos) -> impl Iterator<Item = MemberId> + '_ {
+        let members = [MemberRole::Backend, MemberRole::FlowTracker];
+        let members = members.into_iter().flat_map(|role| self.snapshot.with_role(role));
+        members.copied().filter(move |&id| {
             self.peer(id).is_some_and(|p| now.since(p.silent_since) > DEAD_AFTER)
         })
     }
 
-    /// Whether a backend is dead: silent for [`DEAD_AFTER`] as we see it, and as another member said lately. (The second
+    /// Whether a backend or tracker is dead: silent for [`DEAD_AFTER`] as we see it, and as another member said lately. (The second
     /// witness can be left out by a canary.)
     #[must_use]
     pub fn dead(&self, now: Nanos, member: MemberId, two_witnesses: bool) -> bool {
@@ -496,7 +498,10 @@ impl Peers {
                 peer.turn_at = Some(now);
                 let interval = peer.interval;
                 let dead = peer.dead(now, true);
-                if dead && !peer.told_dead {
+                if dead
+                    && !peer.told_dead
+                    && self.snapshot.with_role(MemberRole::Backend).binary_search(&id).is_ok()
+                {
                     io.report(Report::BackendDead { member: id });
                 }
                 peer.told_dead = dead;
@@ -588,7 +593,7 @@ impl Peers {
     ) {
         let probe = self.probe(worker);
         if self.role != MemberRole::Backend {
-            let silent: Vec<_> = self.silent_backends(now).take(Probe::MAX_SILENT).collect();
+            let silent: Vec<_> = self.silent(now).take(Probe::MAX_SILENT).collect();
             let mut payload = [0; MAX_BODY_PAYLOAD];
             let len = probe.emit_with(&silent, &mut payload);
             self.send_probe(to, nonce, body_flags::ANSWER, &payload[..len], io);

@@ -86,6 +86,7 @@ impl<R: Rules> Tracker<R> {
                     result = Err(why);
                 }
                 Err(why @ Reason::AnswersFull) => result = Err(why),
+                Err(Reason::Unexpected) if record.live => self.sources.is_in_the_way(backend),
                 // Others hold it, or it is over: so it is with every record that is not news.
                 Ok(()) | Err(_) => {}
             }
@@ -165,7 +166,9 @@ impl<R: Rules> Tracker<R> {
         if waits_for.is_empty() {
             let any = !self.snapshot.with_role(MemberRole::Backend).is_empty();
             if any && self.rules.on(Rule::OneEpoch) {
-                self.warmth.warm_up(now, self.ours(), &self.snapshot, &self.peers);
+                let (ours, peers) = (self.ours(), &self.peers);
+                let two = self.rules.on(Rule::TwoWitnesses);
+                self.warmth.warm_up(now, ours, peers, |id| peers.dead(now, id, two));
             } else {
                 self.warmth.warm_all();
             }

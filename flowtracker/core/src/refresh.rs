@@ -32,6 +32,8 @@ pub(crate) struct Session {
     asked: ArrayVec<Asked, WINDOW>,
     /// Something that was listed found no room: it is no marker.
     pub(crate) incomplete: bool,
+    /// Something that was listed as live met another entry of its five-tuple.
+    pub(crate) in_the_way: bool,
     /// An answer came from another collection: of both together something may be missing.
     mixed: bool,
 }
@@ -70,6 +72,7 @@ impl Session {
             next: 0,
             asked: ArrayVec::new_const(),
             incomplete: false,
+            in_the_way: false,
             mixed: false,
         }
     }

@@ -24,6 +24,9 @@ const REFRESH_SOON: Nanos = Nanos::from_secs(10);
 /// A pull that failed is tried again after this, one that found no room after the second time.
 const RETRY: Nanos = Nanos::from_millis(50);
 const RETRY_FULL: Nanos = Nanos::from_secs(1);
+/// One that met other entries after the third, so often at most: by then those backends were pulled, too.
+const RETRY_DISPUTE: Nanos = Nanos::from_millis(200);
+const DISPUTES: u8 = 5;
 
 /// The backends as sources of what is known of flows.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ struct Source {
     /// When to pull, if it has a marker that counts; else not before `retry`.
     again: Nanos,
     retry: Nanos,
+    /// Pulls in a row that met other entries.
+    disputes: u8,
     /// Of its last pull.
     number: u8,
     /// What that pull listed, once it is over and until the next one begins.
@@ -221,6 +226,13 @@ impl Sources {
         }
     }
 
+    /// Something that was listed as live met an entry of another backend or incarnation.
+    pub(crate) fn is_in_the_way(&mut self, backend: MemberId) {
+        if let Some(session) = self.sessions.iter_mut().find(|s| s.backend == backend) {
+            session.in_the_way = true;
+        }
+    }
+
     /// Ends the pull of a backend if all of it is here: its marker counts from now on, unless something found no room.
     /// What it did not list can be swept then.
     pub(crate) fn end(&mut self, now: Nanos, backend: MemberId, epoch: Epoch) -> bool {
@@ -234,9 +246,16 @@ impl Sources {
         let source = &mut self.sources[backend.index()];
         source.again = now + if long { REFRESH_SOON } else { REFRESH_EVERY };
         source.listed = Some(Listed { boot, counter });
+        let counts = source.marker == Some((boot, epoch));
         if session.incomplete {
             source.retry = now + RETRY_FULL;
+        } else if session.in_the_way && !counts && source.disputes < DISPUTES {
+            // What is in the way may be over, as a late Accept is, and goes with its own backend's list; a marker that
+            // counted now would make us forget a live flow. When both backends insist, whoever we hold wins.
+            source.disputes += 1;
+            source.retry = now + RETRY_DISPUTE;
         } else {
+            source.disputes = 0;
             source.marker = Some((boot, epoch));
         }
         self.scan_at = Nanos::ZERO;

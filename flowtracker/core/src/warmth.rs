@@ -94,9 +94,15 @@ impl Warmth {
     }
 
     /// All markers are here: what was left to those who own it is warm.
-    pub(crate) fn warm_up(&mut self, now: Nanos, ours: Ours, snapshot: &Snapshot, peers: &Peers) {
-        for partition in ours.of(snapshot) {
-            if self.is_cold(partition) && self.confirmed(now, partition, ours.me, peers) {
+    pub(crate) fn warm_up(
+        &mut self,
+        now: Nanos,
+        ours: Ours,
+        peers: &Peers,
+        dead: impl Fn(MemberId) -> bool,
+    ) {
+        for partition in ours.of(peers.snapshot()) {
+            if self.is_cold(partition) && self.confirmed(now, partition, ours.me, peers, &dead) {
                 self.clear(partition);
             }
         }
@@ -111,7 +117,14 @@ impl Warmth {
     /// Whether two trackers that voted in a former epoch, or said "unknown", cannot do so any more (rule 11): at most one
     /// member of the old trio is left that does not say our epoch. A member that the new list does not name says nothing;
     /// it is the operator's to stop it first.
-    fn confirmed(&self, now: Nanos, partition: Partition, me: MemberId, peers: &Peers) -> bool {
+    fn confirmed(
+        &self,
+        now: Nanos,
+        partition: Partition,
+        me: MemberId,
+        peers: &Peers,
+        dead: impl Fn(MemberId) -> bool,
+    ) -> bool {
         let snapshot = peers.snapshot();
         let epoch = snapshot.epoch();
         // Whoever speaks, though it is not relied upon.
@@ -125,11 +138,13 @@ impl Warmth {
                 let needed = former.len().saturating_sub(1).min(listed().count());
                 listed().filter(|&id| is_here(id)).count() >= needed
             }
+            // Who has just started does not know who voted before: so both others must say our epoch, also one that we
+            // do not hear (we may be wrong), unless another member does not hear it either.
             None => snapshot
                 .trio(partition)
                 .iter()
                 .filter(|&id| id != me)
-                .all(|id| !peers.undecided(id) && (!speaks(id) || is_here(id))),
+                .all(|id| is_here(id) || (!speaks(id) && dead(id))),
         }
     }
 

@@ -266,9 +266,9 @@ fn agents_are_asked_every_100_ms_and_ask_every_second() {
 fn a_tracker_names_the_backends_that_are_silent() {
     let mut net = Net::new(vec![Host::new(TRACKER, 0, 200), Host::new(BACKEND, 0, 300)]);
     net.run(2900);
-    assert_eq!(net.hosts[0].peers.silent_backends(net.now).count(), 0, "not before dead_after");
+    assert_eq!(net.hosts[0].peers.silent(net.now).count(), 0, "not before dead_after");
     net.run(200);
-    assert_eq!(net.hosts[0].peers.silent_backends(net.now).collect::<Vec<_>>(), [id(22)]);
+    assert_eq!(net.hosts[0].peers.silent(net.now).collect::<Vec<_>>(), [id(22)]);
 
     let mut ingress = Host::new(INGRESS, 0, 100);
     let now = net.now;
