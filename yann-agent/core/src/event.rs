@@ -17,10 +17,12 @@ pub enum EventKind {
     /// A flow is over: publish Close.
     Closed = 5,
     /// Somebody still believes in a flow that is over: publish its Close again. With incarnation 0: whatever of this
-    /// five-tuple was closed lately.
+    /// five-tuple was closed lately; nothing was, and the counter is not 0: as [`Self::NotMine`].
     RepeatClose = 6,
     /// A message named a boot id that is not known: ask the member.
     Learn = 7,
+    /// A packet came of a flow that is not here, nor was when the counter was drawn: tell the ingress.
+    NotMine = 8,
 }
 
 impl EventKind {
@@ -35,6 +37,7 @@ impl EventKind {
             5 => Self::Closed,
             6 => Self::RepeatClose,
             7 => Self::Learn,
+            8 => Self::NotMine,
             _ => return None,
         })
     }
@@ -59,7 +62,7 @@ pub struct KernelEvent {
     pub second: Option<MemberId>,
     /// The ingress that asked.
     pub asker: Option<MemberId>,
-    /// The canceller, the member whose boot is unknown, or who still believes in a flow that is over.
+    /// The canceller, the member whose boot is unknown, or who still believes in a flow that is over or not here.
     pub peer: Option<MemberId>,
     /// Ingress hosts that packets came from, newest first.
     pub ingress: [Option<MemberId>; INGRESS_HOSTS],

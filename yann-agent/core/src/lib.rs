@@ -3,7 +3,7 @@
 //! | half | decides | runs as |
 //! |---|---|---|
 //! | [`Kernel`] | what becomes of every packet: admission, delivery, refusal, the way out | eBPF; this is its reference model, which the simulator runs and the eBPF programs are compared with, byte for byte |
-//! | [`Agent`] | nothing: it publishes Accept and Close, and learns boot ids | the daemon |
+//! | [`Agent`] | nothing: it publishes Accept, Close, NotMine and Refresh, and learns boot ids | the daemon |
 //!
 //! What the two share lies in the eBPF maps, whose layouts are in [`maps`]: the model holds the very same values, so
 //! that a test can load a model's state into the kernel and read it back. The kernel half tells the user half what
@@ -19,7 +19,9 @@ pub mod maps;
 mod sockets;
 mod word;
 
-pub use agent::{Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT};
+pub use agent::{
+    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, REFRESH_IDLE, REFRESH_SESSIONS,
+};
 pub use event::{EventKind, KernelEvent};
 pub use kernel::{
     COOKIE_LIMIT, Configuration, DEFAULT_UDP_IDLE, Kernel, KernelCounters, KernelLimits,

@@ -17,6 +17,7 @@
 //! | egress hosts | index (array) | [`Egress`] | [`MAX_EGRESS`] |
 //! | host | 0 (array) | [`Host`] | 1 |
 //! | word | 0 (array) | [`Shared`] | 1 |
+//! | not mine: when the next such event may be told | 0 (per-CPU array) | `u64` | 1 |
 //! | heartbeat: when the daemon last said that it is there | 0 (array) | `u64` | 1 |
 //! | starts: how often the user half has started | 0 (array) | `u64` | 1 |
 
@@ -24,7 +25,7 @@ use core::fmt;
 use core::net::IpAddr;
 
 use jlb_role::{Nanos, Reason};
-use jlb_wire::{FiveTuple, Protocol};
+use jlb_wire::{FiveTuple, Incarnation, Protocol, RefreshRecord};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Ingress hosts that one flow remembers: those which sent a packet of it last.
@@ -37,6 +38,11 @@ pub const MAX_EGRESS: usize = 64;
 pub const ANSWER_LIFETIME: Nanos = Nanos::from_secs(8);
 /// The same for a refused datagram flow, whose next one looks just alike: the replay window only.
 pub const UDP_REJECT_LIFETIME: Nanos = Nanos::from_secs(4);
+/// So long after another a packet of a flow that is not here makes an event, on the average: 1000 per second and CPU, so
+/// that an ingress's mistake fills no ring.
+pub const NOT_MINE_INTERVAL: Nanos = Nanos::from_millis(1);
+/// So many of them may come at once.
+pub const NOT_MINE_BURST: u64 = 256;
 /// A daemon's heartbeat may be so old before it counts as down.
 pub const HEARTBEAT_LIMIT: Nanos = Nanos::from_millis(300);
 /// An egress host was heard if it asked us so lately.
@@ -343,7 +349,7 @@ layout! {
         kind: u8,
         /// [`flow_flags`].
         flags: u8,
-        /// The canceller; the member whose boot is unknown; who still believes in a flow that is over.
+        /// The canceller; the member whose boot is unknown; who still believes in a flow that is over or not here.
         peer: u16,
         /// Incarnation of the flow.
         incarnation: u32,
@@ -380,6 +386,29 @@ pub struct Key(pub [u8; 16]);
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(…)")
+    }
+}
+
+impl Flow {
+    /// As trackers are told of it.
+    #[must_use]
+    pub const fn record(&self, tuple: FiveTuple) -> RefreshRecord {
+        let incarnation = Incarnation(self.incarnation);
+        RefreshRecord { tuple, incarnation, live: true, counter: self.counter }
+    }
+}
+
+impl Answer {
+    /// As trackers are told of a flow that closed lately. `None` for a refusal, and when its time is over.
+    #[must_use]
+    pub fn record(&self, now: Nanos, key: &AnswerKey) -> Option<RefreshRecord> {
+        let stands = now.since(Nanos(self.at)) < key.lifetime(self);
+        if self.kind != answer_kind::CLOSED || !stands {
+            return None;
+        }
+        let tuple = FiveTuple::from_padded(key.tuple)?;
+        let incarnation = Incarnation(key.incarnation);
+        Some(RefreshRecord { tuple, incarnation, live: false, counter: self.counter })
     }
 }
 

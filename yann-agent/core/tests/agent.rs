@@ -5,122 +5,13 @@ mod common;
 
 use std::sync::Arc;
 
+use common::pair::{Pair, signed};
 use common::*;
-use jlb_role::{
-    AllRules, Burst, FakeBuf, FakeIo, Nanos, PacketBuf, Reason, Report, Role, Samples, UnderlayDst,
-};
-use jlb_wire::{
-    Body, BodyKind, Content, Control, FiveTuple, Flags, Incarnation, Kind, MacKey, MacKeys,
-    MemberId, Outer, Packet, Probe, body_flags,
-};
+use jlb_role::{AllRules, FakeBuf, Nanos, Reason, Report, Role, Samples, UnderlayDst};
+use jlb_wire::{Body, BodyKind, Control, Flags, Incarnation, Kind, MemberId};
 use jlb_yann_core::{
-    Agent, AgentConfig, AgentEvent, EventKind, KernelEvent, KernelLimits, Verdict, Word,
-    first_sequence,
+    Agent, AgentEvent, EventKind, KernelEvent, KernelLimits, Verdict, Word, first_sequence,
 };
-
-const KEYS: MacKeys = MacKeys::single(MacKey([2; 16]));
-
-/// Both halves of a host.
-struct Pair {
-    host: Host,
-    agent: Agent,
-    io: FakeIo,
-    sequence: u64,
-}
-
-impl Pair {
-    fn new() -> Self {
-        Self::with(64, &Word::new(BOOT))
-    }
-
-    fn with(close_capacity: usize, word: &Word) -> Self {
-        let config = AgentConfig { id: ME, seed: 1, close_capacity };
-        let agent = Agent::new(config, snapshot(|_| {}), AllRules, START, word);
-        let mut pair = Self { host: Host::new(), agent, io: FakeIo::default(), sequence: 0 };
-        pair.pass(30);
-        pair.answer_probes();
-        pair
-    }
-
-    fn pass(&mut self, ms: u64) {
-        self.host.pass(ms);
-        self.agent.tick(self.host.now, &mut self.io);
-    }
-
-    fn take(&mut self, packet: &[u8]) -> Vec<Reason> {
-        let mut burst = Burst::new();
-        burst.push(FakeBuf::holding(packet));
-        self.agent.rx(self.host.now, &mut burst, &mut self.io);
-        self.io.dropped.drain(..).map(|(_, why)| why).collect()
-    }
-
-    /// Everybody who was asked answers.
-    fn answer_probes(&mut self) {
-        let asked: Vec<_> = self.io.sent.drain(..).collect();
-        for (buf, to) in asked {
-            let UnderlayDst::Member(to) = to else { panic!() };
-            let bytes = buf.bytes();
-            let Content::Body { body: at } = Outer::parse(bytes, 6081).unwrap().content else {
-                continue;
-            };
-            let (question, payload) = Body::parse(&bytes[at..], &KEYS).unwrap();
-            let (probe, _) = Probe::parse(payload).unwrap();
-            self.sequence += 1;
-            let answer = Body {
-                kind: BodyKind::Probe,
-                flags: body_flags::ANSWER,
-                sender: to,
-                receiver: ME,
-                boot: boot(to),
-                sequence: self.sequence,
-                ..question
-            };
-            let mut bytes = vec![0; Body::len_with(Probe::LEN)];
-            answer.emit(&probe.emit(), &KEYS, &mut bytes).unwrap();
-            let packet = wrapped(outer(to), jlb_wire::Payload::Body, &bytes);
-            assert_eq!(self.take(&packet), []);
-        }
-    }
-
-    /// The kernel half's events, taken by the user half; what it sends.
-    fn tell(&mut self) -> Vec<(MemberId, Control)> {
-        for event in self.host.events() {
-            self.agent.event(self.host.now, AgentEvent::Kernel(event), &mut self.io);
-        }
-        self.sent()
-    }
-
-    fn sent(&mut self) -> Vec<(MemberId, Control)> {
-        let sent: Vec<_> = self.io.sent.drain(..).collect();
-        sent.into_iter()
-            .filter_map(|(buf, to)| {
-                let UnderlayDst::Member(to) = to else { panic!() };
-                let outer = Outer::parse(buf.bytes(), 6081).unwrap();
-                assert_eq!(outer.dst, ip(&format!("10.0.0.{to}")));
-                let Content::Control { option, inner } = outer.content else { return None };
-                let packet = Packet::parse(&buf.bytes()[inner..]).unwrap();
-                let c = Control::parse(&buf.bytes()[option..], &packet.tuple, &KEYS).unwrap();
-                assert_eq!((c.sender, c.backend, c.boot), (ME, Some(ME), BOOT));
-                let seq = packet.tcp.map(|tcp| tcp.seq);
-                assert!(seq.is_none_or(|seq| seq == c.incarnation.0), "flow headers");
-                Some((to, c))
-            })
-            .collect()
-    }
-
-    fn ack(&mut self, from: MemberId, tuple: &FiveTuple, close: &Control) -> Vec<Reason> {
-        self.sequence += 1;
-        let ack = Control {
-            flags: Flags::ACK,
-            sender: from,
-            receiver: ME,
-            boot: boot(from),
-            sequence: self.sequence,
-            ..*close
-        };
-        self.take(&packet(&ack, tuple))
-    }
-}
 
 fn targets(sent: &[(MemberId, Control)]) -> Vec<u16> {
     let mut ids: Vec<_> = sent.iter().map(|(to, _)| to.as_u16()).collect();
@@ -374,7 +265,9 @@ fn what_is_not_for_the_user_half_is_dropped_and_counted() {
     (message.kind, message.sequence) = (Kind::State, 1 << 40);
     assert_eq!(pair.take(&packet(&message, &tuple)), [Reason::WrongKind]);
     assert_eq!(pair.take(&[0x45; 12]), [Reason::Truncated]);
-    assert_eq!(pair.take(&body(HEAD, BodyKind::Epoch, 0, &[])), [Reason::WrongKind]);
+    assert_eq!(pair.take(&body(HEAD, BodyKind::Epoch, 0, &[])), [Reason::UnknownBoot]);
+    let epoch = Body { kind: BodyKind::Epoch, flags: 0, ..pair.pull(HEAD, 1) };
+    assert_eq!(pair.take(&signed(&epoch, &[])), [Reason::WrongKind]);
 }
 
 #[test]

@@ -146,8 +146,13 @@ fn data_reaches_the_flows_that_are_here() {
             assert_eq!(host.dropped(&packet), Some(Reason::NoFlow), "case {n}");
         }
         let said = host.event_kinds();
-        let expected: &[EventKind] =
-            if delivered || flags == ACK { &[] } else { &[EventKind::RepeatClose] };
+        let expected: &[EventKind] = if delivered {
+            &[]
+        } else if flags == ACK {
+            &[EventKind::NotMine]
+        } else {
+            &[EventKind::RepeatClose]
+        };
         assert_eq!(said, expected, "case {n}");
     }
 }

@@ -1,6 +1,7 @@
 //! The user half: says what the kernel half decided.
 
 mod closes;
+mod refresh;
 
 use std::sync::Arc;
 
@@ -12,12 +13,15 @@ use jlb_role::{
     WorkerId,
 };
 use jlb_wire::{
-    FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId, flow_headers,
+    FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId, RefreshRecord,
+    flow_headers,
 };
 
 use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
 pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
 use closes::{Closes, Due, Target};
+use refresh::{Flows, Sessions};
+pub use refresh::{REFRESH_IDLE, REFRESH_SESSIONS};
 
 /// Closes sent or forgotten per tick.
 const DUE_PER_TICK: usize = 256;
@@ -30,6 +34,11 @@ static UNREPEATED: Metric = Metric {
 static UNACKNOWLEDGED: Metric = Metric {
     name: "jlb_closes_unacknowledged_total",
     help: "Closes that somebody did not acknowledge, however often they were repeated.",
+    kind: MetricKind::Counter,
+};
+static NOT_MINE: Metric = Metric {
+    name: "jlb_not_mine_total",
+    help: "Packets of flows that are not here, of which the ingress was told.",
     kind: MetricKind::Counter,
 };
 static CLOSES: Metric = Metric {
@@ -58,6 +67,21 @@ pub enum AgentEvent {
     Snapshot(Arc<Snapshot>),
     /// The host's CPU load, 0 ..= 65535 for 0 ..= 1.
     Cpu(u16),
+    /// What a [`jlb_role::Report::Collect`] ordered. One collection may answer many of these reports, if it was begun after
+    /// the last of them: the kernel half held the boots that they name for current, as long as it takes until no program
+    /// that read another one is still at work, before anything was read.
+    Flows {
+        /// The report's.
+        tracker: MemberId,
+        /// The report's.
+        nonce: u64,
+        /// The backend's counter, read before the first flow.
+        counter: u64,
+        /// Member id of the sole owner that this host obeys, 0 for none.
+        sole: u16,
+        /// All live flows, and all that closed lately.
+        records: Arc<[RefreshRecord]>,
+    },
 }
 
 /// The user half of an agent. It decides nothing about flows.
@@ -66,8 +90,10 @@ pub struct Agent<R: Rules = AllRules> {
     peers: Peers,
     hasher: FlowHasher,
     closes: Closes,
+    sessions: Sessions,
     cpu: u16,
     unrepeated: u64,
+    not_mine: u64,
     // Nothing that a canary switches off is in this half.
     _rules: core::marker::PhantomData<R>,
 }
@@ -97,8 +123,10 @@ impl<R: Rules> Agent<R> {
             peers,
             hasher,
             closes: Closes::new(config.close_capacity),
+            sessions: Sessions::default(),
             cpu: 0,
             unrepeated: 0,
+            not_mine: 0,
             _rules: core::marker::PhantomData,
         }
     }
@@ -122,8 +150,9 @@ impl<R: Rules> Agent<R> {
         };
         match envelope.carried {
             Carried::Body { .. } => {
-                if let Some(other) = self.peers.receive_body(now, buf, &envelope, io) {
-                    io.drop(other.buf, Reason::WrongKind);
+                if let Some(received) = self.peers.receive_body(now, buf, &envelope, io) {
+                    let from = envelope.from_role;
+                    self.sessions.receive(now, received, from, &mut self.peers, io);
                 }
             }
             // Data is the kernel half's.
@@ -171,6 +200,7 @@ impl<R: Rules> Agent<R> {
                 self.publish(now, (tuple, e.incarnation), e.counter, &targets, io);
             }
             EventKind::RepeatClose => self.repeat_close(now, &tuple, e, io),
+            EventKind::NotMine => self.not_mine(&tuple, e, io),
             EventKind::Learn => {}
         }
     }
@@ -227,10 +257,26 @@ impl<R: Rules> Agent<R> {
             let targets = self.targets(tuple, e);
             return self.publish(now, (*tuple, e.incarnation), e.counter, &targets, io);
         }
+        if known.is_empty() && e.counter != 0 {
+            return self.not_mine(tuple, e, io);
+        }
         for key in known {
             if self.closes.again(now, key, e.peer) {
                 self.send_due(now, io);
             }
+        }
+    }
+
+    /// Says to the ingress that sent it that a packet's flow is not here. Never repeated: its next packet is.
+    fn not_mine<B: PacketBuf>(&mut self, tuple: &FiveTuple, e: &KernelEvent, io: &mut impl Io<B>) {
+        let Some(ingress) = e.peer else { return };
+        let mut not_mine = self.peers.control(Kind::NotMine, Incarnation(0));
+        not_mine.backend = Some(self.peers.me());
+        not_mine.load = Load { queue: 0, cpu: self.cpu };
+        not_mine.word_a = e.counter;
+        let flow = self.hasher.id(tuple);
+        if self.peers.send_headers(ingress, not_mine, (tuple, &flow), io) {
+            self.not_mine += 1;
         }
     }
 
@@ -290,20 +336,29 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         match event {
             AgentEvent::Kernel(event) => self.kernel_event(now, &event, io),
             AgentEvent::Snapshot(snapshot) => {
+                if snapshot.epoch() != self.peers.snapshot().epoch() {
+                    self.sessions.clear();
+                }
                 self.hasher = FlowHasher::new(snapshot.keys().hash_key);
                 self.peers.update(snapshot, now);
             }
             AgentEvent::Cpu(cpu) => self.cpu = cpu,
+            AgentEvent::Flows { tracker, nonce, counter, sole, records } => {
+                let flows = Flows { tracker, nonce, counter, sole, records };
+                self.sessions.collected(now, &flows);
+            }
         }
     }
 
     fn tick(&mut self, now: Nanos, io: &mut impl Io<B>) {
         self.peers.tick(now, io);
         self.send_due(now, io);
+        self.sessions.tick(now, self.peers.snapshot(), &self.hasher);
     }
 
     fn next_deadline(&self) -> Option<Nanos> {
-        self.peers.next_deadline().into_iter().chain(self.closes.next_deadline()).min()
+        let own = self.closes.next_deadline().into_iter().chain(self.sessions.next_deadline());
+        self.peers.next_deadline().into_iter().chain(own).min()
     }
 
     fn collect(&self, out: &mut dyn MetricSink) {
@@ -313,5 +368,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         out.value(&UNREPEATED, &[], self.unrepeated as f64);
         out.value(&UNACKNOWLEDGED, &[], self.closes.unacknowledged() as f64);
         out.value(&CLOSES, &[], self.closes.len() as f64);
+        out.value(&NOT_MINE, &[], self.not_mine as f64);
+        self.sessions.collect(out);
     }
 }

@@ -1,7 +1,7 @@
 //! What the daemon writes into the maps.
 
 use jlb_map::{Family, MemberRole, ReturnPath, Snapshot};
-use jlb_role::Rules;
+use jlb_role::{Rule, Rules};
 use jlb_wire::{BootId, MemberId};
 
 use super::{Kernel, window};
@@ -137,7 +137,11 @@ impl<R: Rules> Kernel<R> {
         if !self.members.contains_key(&member) {
             return;
         }
-        if self.boots.insert(member, boot) != Some(boot) {
+        let former = self.boots.insert(member, boot);
+        if former != Some(boot) {
+            if !self.rules.on(Rule::MarkerFence) {
+                self.former_boots.extend(former.map(|former| (member, former)));
+            }
             self.windows.retain(|key, _| key.member != member.as_u16());
         }
         let key = WindowKey { member: member.as_u16(), worker: (sequence >> 56) as u8, pad: 0 };

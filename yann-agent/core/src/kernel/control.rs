@@ -79,6 +79,10 @@ impl<R: Rules> Kernel<R> {
             return Err(Reason::WrongEpoch);
         }
         self.know(control.sender, control.boot)?;
+        if self.former_boots.contains(&(control.sender, control.boot)) {
+            // Its numbers are not the current boot's.
+            return Ok(());
+        }
         let worker = (control.sequence >> 56) as u8;
         if worker >= window::WORKERS {
             return Err(Reason::Malformed);
@@ -114,7 +118,7 @@ impl<R: Rules> Kernel<R> {
 
     /// Whether that is the member's boot; if not, the user half asks it.
     fn know(&mut self, member: MemberId, boot: BootId) -> Result<(), Reason> {
-        if self.boots.get(&member) == Some(&boot) {
+        if self.boots.get(&member) == Some(&boot) || self.former_boots.contains(&(member, boot)) {
             return Ok(());
         }
         let (kind, peer) = (EventKind::Learn as u8, member.as_u16());

@@ -1,14 +1,17 @@
 //! Data: packets of flows that were decided long ago, straight from an ingress.
 
 use jlb_map::MemberRole;
-use jlb_role::{Nanos, Reason, Rules};
-use jlb_wire::{IpHeader, Packet, PacketError, Protocol};
+use jlb_role::{Nanos, Reason, Rule, Rules};
+use jlb_wire::{IpHeader, Packet, PacketError, Protocol, tcp_flags};
 
 use super::open::{came_from, closed_record};
 use super::reply::with_class;
 use super::{Arrived, Kernel, Verdict, mended_class};
-use crate::maps::{AddressKey, Answer, AnswerKey, EventRecord, ServiceKey, answer_kind};
-use crate::{Sockets, TcpSocket};
+use crate::maps::{
+    AddressKey, Answer, AnswerKey, EventRecord, NOT_MINE_BURST, NOT_MINE_INTERVAL, ServiceKey,
+    answer_kind,
+};
+use crate::{BackendWord, EventKind, Sockets, TcpSocket};
 
 impl<R: Rules> Kernel<R> {
     pub(super) fn data(
@@ -58,11 +61,13 @@ impl<R: Rules> Kernel<R> {
                 Some(TcpSocket::Listening) | None => false,
             },
         };
-        if here {
+        if here || !self.rules.on(Rule::NotMine) {
             return Ok(());
         }
         if opens {
             self.say_closed(now, ingress, packet);
+        } else if packet.tcp.is_none_or(|tcp| tcp.flags & tcp_flags::RST == 0) {
+            self.say_not_mine(now, ingress, packet);
         }
         Err(Reason::NoFlow)
     }
@@ -73,9 +78,34 @@ impl<R: Rules> Kernel<R> {
         let answer = self.answer(now, &AnswerKey::new(&tuple, incarnation, false));
         let event = match answer.filter(|a| a.kind == answer_kind::CLOSED) {
             Some(closed) => closed_record(&tuple, incarnation, &closed),
-            None => closed_record(&tuple, 0, &Answer::default()),
+            None => {
+                let event = closed_record(&tuple, 0, &Answer::default());
+                EventRecord { counter: self.not_mine(now, packet).unwrap_or(0), ..event }
+            }
         };
         self.emit(EventRecord { peer: ingress, ..event });
+    }
+
+    /// An ingress believes that this flow is here.
+    fn say_not_mine(&mut self, now: Nanos, ingress: u16, packet: &Packet) {
+        let Some(counter) = self.not_mine(now, packet) else { return };
+        let kind = EventKind::NotMine as u8;
+        let tuple = *packet.tuple.padded();
+        self.emit(EventRecord { kind, peer: ingress, counter, tuple, ..EventRecord::default() });
+    }
+
+    /// The counter with which it may be said that a five-tuple has no flow here: never while one is in the map, even if
+    /// its socket is gone, nor more often than [`NOT_MINE_INTERVAL`] allows.
+    fn not_mine(&mut self, now: Nanos, packet: &Packet) -> Option<u64> {
+        if self.flows.contains_key(&packet.tuple) {
+            return None;
+        }
+        let next = self.not_mine_at.max(now);
+        if next.since(now).0 >= NOT_MINE_INTERVAL.0 * NOT_MINE_BURST {
+            return None;
+        }
+        self.not_mine_at = next + NOT_MINE_INTERVAL;
+        Some(self.word.next_counter())
     }
 
     /// A fragment (of an IPv4 datagram that was too big for the underlay, or one that came so): the stack puts it

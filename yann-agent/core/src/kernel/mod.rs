@@ -12,14 +12,15 @@ mod probe;
 mod reply;
 mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use jlb_flow::FlowHasher;
 use jlb_map::Snapshot;
 use jlb_role::{Nanos, Reason, Rules};
 use jlb_wire::{
-    BootId, Content, FiveTuple, MacKeys, MemberId, Outer, RejectReason, decapsulated_traffic_class,
+    BootId, Content, FiveTuple, MacKeys, MemberId, Outer, RefreshRecord, RejectReason,
+    decapsulated_traffic_class,
 };
 
 use crate::maps::{
@@ -103,8 +104,12 @@ pub struct Kernel<R: Rules> {
     members: BTreeMap<MemberId, Member>,
     addresses: BTreeMap<AddressKey, MemberAt>,
     boots: BTreeMap<MemberId, BootId>,
+    /// What [`jlb_role::Rule::MarkerFence`] switched off lets in. Never more than one per restart of a member; the eBPF programs
+    /// have no such thing.
+    former_boots: BTreeSet<(MemberId, BootId)>,
     windows: BTreeMap<WindowKey, crate::maps::Window>,
     egress_hosts: Vec<Egress>,
+    not_mine_at: Nanos,
     events: VecDeque<EventRecord>,
     counters: KernelCounters,
 }
@@ -148,8 +153,10 @@ impl<R: Rules> Kernel<R> {
             members: BTreeMap::new(),
             addresses: BTreeMap::new(),
             boots: BTreeMap::new(),
+            former_boots: BTreeSet::new(),
             windows: BTreeMap::new(),
             egress_hosts: Vec::new(),
+            not_mine_at: Nanos::ZERO,
             events: VecDeque::new(),
             counters: KernelCounters {
                 drops: [0; DROP_COUNTERS],
@@ -186,6 +193,15 @@ impl<R: Rules> Kernel<R> {
     pub fn pop_event(&mut self) -> Option<KernelEvent> {
         // What is in there was made by this half, so it can be read.
         self.events.pop_front().and_then(|record| KernelEvent::from_record(&record))
+    }
+
+    /// What [`crate::AgentEvent::Flows`] is to say: the counter, and every flow that is live or closed lately. A boot that
+    /// [`Self::peer_boot`] gave before it is the only one whose votes admit flows from here on.
+    #[must_use]
+    pub fn refresh_records(&self, now: Nanos) -> (u64, Vec<RefreshRecord>) {
+        let live = self.flows.iter().map(|(&tuple, flow)| flow.record(tuple));
+        let closed = self.answers.iter().filter_map(|(key, answer)| answer.record(now, key));
+        (self.word.used().0, live.chain(closed).collect())
     }
 
     fn counted(&mut self, verdict: Result<Verdict, Reason>) -> Verdict {

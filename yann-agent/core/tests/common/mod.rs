@@ -8,6 +8,8 @@
     reason = "a fixture that several test binaries use parts of"
 )]
 
+pub mod pair;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
