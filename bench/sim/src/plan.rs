@@ -3,6 +3,7 @@
 
 mod clients;
 mod cluster;
+mod failover;
 mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +18,12 @@ use crate::client::Client;
 use crate::fabric::Faults;
 use crate::random::Random;
 use crate::stack::Accepting;
+use crate::tcp::Patience;
 use clients::draw_clients;
 use cluster::{DrawnService, Families, members, prefixes};
 use weather::{draw_faults, draw_outside};
+
+pub(crate) use failover::{Fault, SPREAD};
 
 /// Everybody finds everybody, before anything goes wrong and the first client comes.
 pub(crate) const WARM: Nanos = Nanos::from_millis(500);
@@ -39,7 +43,17 @@ pub(crate) enum Expectation {
 
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// With everybody who is a member at any time: who has which address.
     pub(crate) snapshot: Arc<Snapshot>,
+    /// The lists that are in force one after the other.
+    pub(crate) lists: Vec<Arc<Snapshot>>,
+    /// What breaks, and when.
+    pub(crate) faults: Vec<(Nanos, Fault)>,
+    /// There is more to go wrong than packets and servers.
+    pub(crate) failover: bool,
+    pub(crate) patience: Patience,
+    /// When next hops change, flows of the others keep theirs.
+    pub(crate) resilient: bool,
     /// Of each ingress host and tracker.
     pub(crate) workers: u8,
     /// Longest time from a packet's arrival to the poll that takes it.
@@ -76,6 +90,8 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn draw(seed: u64) -> Result<Self, Problems> {
         let mut r = Random::stream(seed, 1);
+        let mut fate = Random::stream(seed, 5);
+        let failover = fate.once_in(2);
         let ingress = r.between(1, 4) as u16;
         let trackers = r.between(2, 5) as u16;
         let backends = r.between(1, 8) as u16;
@@ -107,7 +123,8 @@ impl Plan {
             members: members(ingress, trackers, backends, families),
             services,
         };
-        let heal = WARM + Nanos::from_millis(r.between(1500, 4000));
+        let longer = if failover { fate.pick([0, 1500, 4000]) } else { 0 };
+        let heal = WARM + Nanos::from_millis(r.between(1500, 4000) + longer);
         let inside = draw_faults(&mut r);
         let outside = if r.once_in(2) { Faults::none() } else { draw_outside(&mut r) };
         let mut plan = Self {
@@ -129,8 +146,14 @@ impl Plan {
             expectations,
             deaf,
             ecmp_seed: r.next(),
-            snapshot: Snapshot::build(spec)?,
+            lists: Vec::new(),
+            faults: Vec::new(),
+            failover,
+            patience: if failover { Patience::LONG } else { Patience::USUAL },
+            resilient: fate.once_in(2),
+            snapshot: Snapshot::build(spec.clone())?,
         };
+        plan.lists.push(Arc::clone(&plan.snapshot));
         if r.once_in(3) {
             plan.draw_spoofs(&mut r);
         }
@@ -147,6 +170,9 @@ impl Plan {
             plan.quarrel(&mut r, ingress, trackers, backends);
         }
         plan.short_of_buffers = plan.no_buffer > 0;
+        if failover {
+            plan.draw_failover(&mut fate, families, spec)?;
+        }
         if r.once_in(4) {
             for _ in 0..r.between(1, 3) {
                 let at = r.time(WARM, heal - Nanos::from_secs(1));
@@ -157,6 +183,9 @@ impl Plan {
                     away,
                 ));
             }
+        }
+        for client in &mut plan.clients {
+            client.patience = plan.patience;
         }
         Ok(plan)
     }
@@ -169,6 +198,7 @@ impl Plan {
             && self.deaf_links.is_empty()
             && self.slow_links.is_empty()
             && self.restarts.is_empty()
+            && !self.failover
             && self.no_buffer == 0
     }
 

@@ -9,6 +9,7 @@ use crate::check::{Invariant, Violation};
 use crate::client::Outcome;
 use crate::plan::{Expectation, Plan};
 use crate::trace::{Sink, Trace};
+use crate::worker::Life;
 use crate::world::{Event, Node, World};
 
 /// How often the end of the run is looked for.
@@ -54,6 +55,10 @@ pub struct Report {
     pub outcomes: [u64; Report::OUTCOMES.len()],
     /// Flows that were kept since every transmission of their Close was lost (see the assumption in the crate's page).
     pub excused: u64,
+    /// Backends that may have counted as dead though they lived, since two members did not hear them for 3 s.
+    pub written_off: u64,
+    /// Faults of hosts, processes, router and networks.
+    pub faults: u64,
     /// Messages inside per packet of a client's, at its highest.
     pub amplification: u64,
 }
@@ -109,6 +114,8 @@ pub fn run(seed: u64, without: Option<Rule>, sink: Option<Sink>) -> Result<Repor
         virtual_time: world.now,
         outcomes,
         excused: end.excused,
+        written_off: world.silence.verdicts() as u64,
+        faults: world.plan.faults.len() as u64,
         amplification: world.opens.worst_ratio(),
         violations: world.found.0,
     })
@@ -179,7 +186,8 @@ fn sockets(world: &World) -> usize {
         Node::Backend(b) => b.stack.live(),
         Node::Ingress(_) | Node::Tracker(_) => 0,
     };
-    world.nodes.iter().map(of).sum()
+    let nodes = (0..).zip(&world.nodes).filter(|&(n, _)| world.life(n) != Life::Down);
+    nodes.map(|(_, node)| of(node)).sum()
 }
 
 /// What one member holds, by its own metrics.
@@ -207,6 +215,7 @@ fn held(world: &World) -> Vec<Held> {
     (0..)
         .zip(&world.nodes)
         .zip(members)
+        .filter(|&((n, _), _)| world.life(n) != Life::Down)
         .map(|((n, node), member): ((u16, &Node), _)| {
             let mut samples = Samples::default();
             collect(node, &mut samples);

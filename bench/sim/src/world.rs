@@ -1,13 +1,15 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jlb_flowtracker_core::{Tracker, TrackerConfig};
 use jlb_ingress_core::{Ingress, IngressConfig};
 use jlb_map::MemberRole;
-use jlb_role::{FakeBuf, FakeIo, Nanos, Rule, Without, WorkerId};
+use jlb_role::{Collect, FakeBuf, FakeIo, Nanos, Rule, Without, WorkerId};
 use jlb_wire::{BootId, FiveTuple, MemberId, Protocol};
+use jlb_yann_core::AgentEvent;
 
 use crate::backend::Backend;
-use crate::check::{Closes, Found, Opens, Order, Sticky};
+use crate::check::{Closes, Durable, Found, Opens, Order, Silence, Sticky};
 use crate::fabric::{Fabric, Faults};
 use crate::plan::Plan;
 use crate::queue::Queue;
@@ -16,10 +18,12 @@ use crate::run::Failure;
 use crate::script::Scripts;
 use crate::stack::{Stack, at};
 use crate::trace::Trace;
-use crate::worker::Worker;
+use crate::worker::{Life, Worker};
+use lifecycle::Status;
 
 mod clients;
 mod hosts;
+mod lifecycle;
 mod members;
 mod network;
 
@@ -65,6 +69,58 @@ pub(crate) enum Event {
     Return {
         node: u16,
     },
+    /// The `n`th fault of the plan.
+    Fault {
+        n: usize,
+    },
+    /// A host starts, if it is still down since that turn.
+    Boot {
+        node: u16,
+        turn: u32,
+    },
+    /// A host goes on, if it still hangs since that turn.
+    Resume {
+        node: u16,
+        turn: u32,
+    },
+    DaemonBack {
+        node: u16,
+        starts: u32,
+    },
+    CutEnds {
+        fault: usize,
+    },
+    /// The router notices that a next hop is not there.
+    Missed {
+        node: u16,
+    },
+    /// The router has a next hop (again).
+    Hop {
+        node: u16,
+    },
+    /// A member list reaches a member's disk.
+    List {
+        node: u16,
+        list: usize,
+    },
+    /// A former member is stopped.
+    Stop {
+        node: u16,
+    },
+    /// An agent's daemon reads flows from its maps.
+    Collect {
+        node: u16,
+        starts: u32,
+        collect: Collect,
+    },
+    /// An agent's daemon tells its user half.
+    Agent {
+        node: u16,
+        starts: u32,
+        event: Box<AgentEvent>,
+    },
+    /// Looks which backends may count as dead.
+    Watch,
     Heal,
     /// Looks whether it is over.
     Look,
@@ -77,6 +133,10 @@ pub(crate) enum Node {
     Backend(Box<Backend>),
 }
 
+/// How often it is looked which backends may count as dead, and for how long after the faults.
+const WATCH: Nanos = Nanos::from_millis(50);
+const WATCHED: Nanos = Nanos::from_secs(8);
+
 /// The place of all clients, behind the members.
 const CLIENTS: u16 = u16::MAX;
 
@@ -87,13 +147,23 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) queue: Queue<Event>,
     pub(crate) nodes: Vec<Node>,
+    status: Vec<Status>,
     pub(crate) found: Found,
     pub(crate) opens: Opens,
     pub(crate) closes: Closes,
     pub(crate) trace: Trace,
-    sticky: Sticky,
+    pub(crate) sticky: Sticky,
+    pub(crate) durable: Durable,
+    pub(crate) silence: Silence,
     order: Order,
     fabric: Fabric,
+    /// Links on which nothing arrives, and for how many reasons.
+    cuts: BTreeMap<(u16, u16), u32>,
+    /// The router's next hops for client packets.
+    hops: Vec<u16>,
+    rules: Without,
+    /// Trackers pick alike.
+    agree: bool,
     pub(crate) healed: bool,
     scripts: Scripts,
     /// Who has a five-tuple now.
@@ -103,6 +173,8 @@ pub(crate) struct World {
     /// By client: when its timer is due.
     timers: Vec<Option<Nanos>>,
     random: Random,
+    /// For what the faults draw.
+    fate: Random,
     io: FakeIo,
 }
 
@@ -118,12 +190,20 @@ impl World {
             now: Nanos::ZERO,
             queue: Queue::new(),
             nodes: Vec::new(),
+            status: Vec::new(),
             found: Found::default(),
             opens: Opens::default(),
             closes: Closes::default(),
             trace,
             sticky: Sticky::default(),
+            durable: Durable::default(),
+            silence: Silence::default(),
             order: Order::default(),
+            cuts: BTreeMap::new(),
+            hops: Vec::new(),
+            rules: Without(without),
+            agree: plan.ecmp_seed.is_multiple_of(4),
+            fate: Random::stream(seed, 4),
             fabric: Fabric::new(Random::stream(seed, 3)),
             healed: false,
             scripts: Scripts::new(),
@@ -134,70 +214,85 @@ impl World {
             random: random.clone(),
             plan,
         };
-        world.raise(&mut random, Without(without))?;
+        world.raise(&mut random)?;
         world.random = random;
         world.schedule();
         Ok(world)
     }
 
     /// Makes all members. Ids are dense from 1 in the order of the list, so a node's index is its id − 1.
-    fn raise(&mut self, random: &mut Random, rules: Without) -> Result<(), Failure> {
-        let (snapshot, bounds) = (self.plan.snapshot.clone(), self.plan.bounds);
-        for member in snapshot.members() {
-            let boot = BootId(random.next());
-            let workers = (0..self.plan.workers).map(WorkerId);
-            let node = match member.role {
-                MemberRole::Ingress => {
-                    let make = |worker| {
-                        let config = IngressConfig {
-                            id: member.id,
-                            worker,
-                            workers: self.plan.workers,
-                            boot,
-                            seed: random.next(),
-                            flow_capacity: bounds.flows,
-                            pending_capacity: bounds.pending,
-                        };
-                        let role = Ingress::new(config, snapshot.clone(), rules, Nanos::ZERO);
-                        role.map(Worker::new).map_err(|_| Failure::Pool)
-                    };
-                    Node::Ingress(workers.map(make).collect::<Result<_, _>>()?)
-                }
-                MemberRole::FlowTracker => {
-                    let make = |worker| {
-                        let config = TrackerConfig {
-                            id: member.id,
-                            worker,
-                            workers: self.plan.workers,
-                            boot,
-                            seed: random.next(),
-                            flow_capacity: bounds.flows,
-                            pending_capacity: bounds.pending,
-                            remembered_capacity: bounds.remembered,
-                        };
-                        // Trackers that agree on a flow's backend hardly ever split votes: mostly they do not.
-                        let agree = self.plan.ecmp_seed.is_multiple_of(4);
-                        let salt = if agree { 0 } else { u64::from(member.id.as_u16()) << 48 };
-                        let role = Tracker::new(config, snapshot.clone(), rules, Nanos::ZERO);
-                        let role = role.map(|tracker| tracker.with_salt(salt));
-                        role.map(Worker::new).map_err(|_| Failure::Pool)
-                    };
-                    Node::Tracker(workers.map(make).collect::<Result<_, _>>()?)
-                }
-                MemberRole::Backend => {
-                    let stack = self.stack(member.id, random);
-                    let words = (boot, random.next());
-                    let rules = (rules, bounds);
-                    Node::Backend(Box::new(Backend::new(member.id, &snapshot, rules, words, stack)))
-                }
-            };
-            self.nodes.push(node);
+    fn raise(&mut self, random: &mut Random) -> Result<(), Failure> {
+        let members = self.plan.snapshot.members();
+        let ids: Vec<(MemberId, MemberRole)> = members.iter().map(|m| (m.id, m.role)).collect();
+        for (node, (id, role)) in (0..).zip(ids) {
+            let first = self.plan.lists.iter().position(|list| list.member(id).is_some());
+            let list = first.unwrap_or(0);
+            let made = self.make(node, list, random)?;
+            self.nodes.push(made);
+            let life = if list == 0 { Life::Up } else { Life::Down };
+            self.status.push(Status::new(life, list));
+            if role == MemberRole::Ingress {
+                self.hops.push(node);
+            }
         }
         Ok(())
     }
 
+    /// Makes one member, with nothing that it had before.
+    fn make(&self, node: u16, list: usize, random: &mut Random) -> Result<Node, Failure> {
+        let (now, bounds, rules) = (self.now, self.plan.bounds, self.rules);
+        let snapshot = &self.plan.lists[list];
+        let member = &self.plan.snapshot.members()[usize::from(node)];
+        let boot = BootId(random.next());
+        let workers = (0..self.plan.workers).map(WorkerId);
+        Ok(match member.role {
+            MemberRole::Ingress => {
+                let make = |worker| {
+                    let config = IngressConfig {
+                        id: member.id,
+                        worker,
+                        workers: self.plan.workers,
+                        boot,
+                        seed: random.next(),
+                        flow_capacity: bounds.flows,
+                        pending_capacity: bounds.pending,
+                    };
+                    let role = Ingress::new(config, Arc::clone(snapshot), rules, now);
+                    role.map(Worker::new).map_err(|_| Failure::Pool)
+                };
+                Node::Ingress(workers.map(make).collect::<Result<_, _>>()?)
+            }
+            MemberRole::FlowTracker => {
+                let make = |worker| {
+                    let config = TrackerConfig {
+                        id: member.id,
+                        worker,
+                        workers: self.plan.workers,
+                        boot,
+                        seed: random.next(),
+                        flow_capacity: bounds.flows,
+                        pending_capacity: bounds.pending,
+                        remembered_capacity: bounds.remembered,
+                    };
+                    // Trackers that agree on a flow's backend hardly ever split votes: mostly they do not.
+                    let salt = if self.agree { 0 } else { u64::from(member.id.as_u16()) << 48 };
+                    let role = Tracker::new(config, Arc::clone(snapshot), rules, now);
+                    let role = role.map(|tracker| tracker.with_salt(salt));
+                    role.map(Worker::new).map_err(|_| Failure::Pool)
+                };
+                Node::Tracker(workers.map(make).collect::<Result<_, _>>()?)
+            }
+            MemberRole::Backend => {
+                let stack = self.stack(member.id, random);
+                let words = (boot, random.next());
+                let b = Backend::new(member.id, snapshot, (rules, bounds), words, stack, now);
+                Node::Backend(Box::new(b))
+            }
+        })
+    }
+
     fn stack(&self, id: MemberId, random: &mut Random) -> Stack {
-        let mut stack = Stack::new(Random::new(random.next()));
+        let mut stack = Stack::new(Random::new(random.next()), self.plan.patience);
         for (n, service) in self.plan.snapshot.services().iter().enumerate() {
             if service.backend(id).is_none() || self.plan.deaf[n].contains(&id) {
                 continue;
@@ -214,6 +309,9 @@ impl World {
 
     fn schedule(&mut self) {
         for node in 0..self.nodes.len() as u16 {
+            if self.life(node) == Life::Down {
+                continue;
+            }
             let workers = self.workers(node);
             for worker in 0..workers {
                 self.reschedule(node, worker);
@@ -233,6 +331,10 @@ impl World {
         for &(at, node, away) in &self.plan.restarts {
             self.queue.push(at, Event::Restart { node, away });
         }
+        for (n, &(at, _)) in self.plan.faults.iter().enumerate() {
+            self.queue.push(at, Event::Fault { n });
+        }
+        self.queue.push(Nanos::ZERO, Event::Watch);
         self.queue.push(self.plan.heal, Event::Heal);
         self.queue.push(self.plan.heal, Event::Look);
     }
@@ -257,8 +359,26 @@ impl World {
                     b.stack.start();
                 }
             }
+            Event::Fault { n } => self.strike(n),
+            Event::Boot { node, turn } => self.boot(node, turn),
+            Event::Resume { node, turn } => self.resume(node, turn),
+            Event::DaemonBack { node, starts } => self.daemon_back(node, starts),
+            Event::CutEnds { fault } => self.cut_ends(fault),
+            Event::Missed { node } => self.lose_hop(node),
+            Event::Hop { node } => self.gain_hop(node),
+            Event::List { node, list } => self.list(node, list),
+            Event::Stop { node } => self.stop(node),
+            Event::Collect { node, starts, collect } => self.collect(node, starts, collect),
+            Event::Agent { node, starts, event } => self.agent(node, starts, *event),
+            Event::Watch => {
+                self.watch();
+                if now < self.plan.heal + WATCHED {
+                    self.queue.push(now + WATCH, Event::Watch);
+                }
+            }
             Event::Heal => {
                 self.healed = true;
+                self.mend();
                 self.plan.inside = Faults::none();
                 self.plan.outside = Faults::none();
                 self.plan.bad_links.clear();
@@ -288,7 +408,10 @@ impl World {
         while self.now < until {
             self.now = self.now + Nanos::from_secs(1);
             let mut io = FakeIo::default();
-            for node in &mut self.nodes {
+            for (node, status) in self.nodes.iter_mut().zip(&self.status) {
+                if status.life == Life::Down {
+                    continue;
+                }
                 for _ in 0..TICKS {
                     match node {
                         Node::Ingress(w) => w.iter_mut().for_each(|w| w.tick(self.now, &mut io)),

@@ -45,6 +45,8 @@ struct Traffic {
 #[derive(Debug, Default)]
 pub(crate) struct Opens {
     entries: BTreeMap<Entry, Life>,
+    /// Entries that ask whose a flow is.
+    queries: BTreeSet<Entry>,
     /// First Opens of the last second, by ingress and worker.
     young: BTreeMap<(u16, u8), VecDeque<Nanos>>,
     /// Pending entries that began, by ingress.
@@ -58,11 +60,18 @@ impl Opens {
         self.traffic.entry(tuple).or_default().outside += 1;
     }
 
-    /// A member sent this. `candidates` is the service's TTL + 1.
+    /// An ingress died with all that it had under way.
+    pub(crate) fn died(&mut self, ingress: u16) {
+        self.young.retain(|&(host, _), _| host != ingress);
+        self.begun.remove(&ingress);
+        self.entries.retain(|entry, _| entry.ingress != ingress);
+    }
+
+    /// Member `from` sent this. `candidates` is the service's TTL + 1.
     pub(crate) fn sent(
         &mut self,
         now: Nanos,
-        seen: &Seen,
+        (from, seen): (u16, &Seen),
         tuple: FiveTuple,
         candidates: usize,
         found: &mut Found,
@@ -76,12 +85,22 @@ impl Opens {
                 format!("{tuple:?}: {inside} messages for {outside} packets of the client")
             });
         }
+        let Word { ingress, cookie, incarnation, .. } = word;
+        if seen.kind == PacketKind::Query && word.sender == from {
+            let entry = Entry { ingress, cookie, tuple, incarnation };
+            if self.queries.insert(entry) {
+                self.young.entry((ingress, (cookie >> 28) as u8)).or_default().push_back(now);
+            }
+        }
         if seen.kind != PacketKind::Open || word.has(INCUMBENT) {
             return;
         }
-        let Word { ingress, cookie, incarnation, .. } = word;
         let life = self.entries.entry(Entry { ingress, cookie, tuple, incarnation }).or_default();
         if word.sender == ingress {
+            // A tracker may pass it on.
+            if from != ingress {
+                return;
+            }
             life.opens += 1;
             if life.opens == 1 {
                 self.young.entry((ingress, (cookie >> 28) as u8)).or_default().push_back(now);

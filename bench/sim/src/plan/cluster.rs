@@ -45,23 +45,25 @@ pub(super) fn members(
         (MemberRole::Backend, backends),
     ];
     let roles = roles.into_iter().flat_map(|(role, n)| (1..=n).map(move |i| (role, i)));
-    (1..)
-        .zip(roles)
-        .filter_map(|(id, (role, i))| {
-            let v4 = Ipv4Addr::new(10, 0, role as u8, i as u8);
-            let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, role as u16, i);
-            Some(Member {
-                id: MemberId::new(id)?,
-                name: format!("{role}-{i}"),
-                role,
-                addresses: Addresses {
-                    v4: families.v4.then_some(v4),
-                    v6: families.v6.then_some(v6),
-                },
-                drain: false,
-            })
-        })
-        .collect()
+    (1..).zip(roles).filter_map(|(id, (role, i))| named(id, role, i, families)).collect()
+}
+
+/// One that is added later.
+pub(super) fn member(id: u16, role: MemberRole, families: Families) -> Option<Member> {
+    // Its number is no other's.
+    named(id, role, 100 + id, families)
+}
+
+fn named(id: u16, role: MemberRole, i: u16, families: Families) -> Option<Member> {
+    let v4 = Ipv4Addr::new(10, 0, role as u8, i as u8);
+    let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, role as u16, i);
+    Some(Member {
+        id: MemberId::new(id)?,
+        name: format!("{role}-{i}"),
+        role,
+        addresses: Addresses { v4: families.v4.then_some(v4), v6: families.v6.then_some(v6) },
+        drain: false,
+    })
 }
 
 pub(super) struct DrawnService {

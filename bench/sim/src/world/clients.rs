@@ -118,6 +118,9 @@ impl World {
         if outcome == Outcome::Reset {
             self.check_survival(client);
         }
+        if matches!(outcome, Outcome::Reset | Outcome::Silent) && self.plan.failover {
+            self.check_durability(client);
+        }
         let successor = client + 1;
         if let Some(next) = self.plan.clients.get(successor)
             && next.predecessor == Some(client)
@@ -138,6 +141,19 @@ impl World {
         {
             self.found.add(Invariant::Survival, self.now, || {
                 format!("{tuple:?} i={isn:08x} was reset, and its server still has it")
+            });
+        }
+    }
+
+    /// A client's connection broke, though its server's host promised it, lives, and did not end it.
+    fn check_durability(&mut self, client: usize) {
+        let tuple = self.plan.clients[client].tuple;
+        let Some(&isn) = self.isns.get(&tuple) else { return };
+        let life = Life { tuple, isn };
+        if let Some(promise) = self.durable.promise(life, &self.silence) {
+            let outcome = self.plan.clients[client].outcome();
+            self.found.add(Invariant::Durability, self.now, || {
+                format!("{tuple:?} i={isn:08x} on backend {} was {outcome:?}", promise.backend)
             });
         }
     }

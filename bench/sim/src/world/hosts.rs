@@ -4,8 +4,9 @@ use jlb_role::{FakeBuf, Nanos};
 
 use super::{Event, Node, World, name};
 use crate::backend::{Backend, Deeds, parsed};
-use crate::check::Invariant;
+use crate::check::{self, Invariant};
 use crate::stack::Met;
+use crate::worker::Life;
 
 impl World {
     pub(super) fn backend(&mut self, node: u16) -> Option<&mut Backend> {
@@ -25,8 +26,9 @@ impl World {
 
     pub(super) fn stack_tick(&mut self, node: u16) {
         let (now, mut deeds) = (self.now, Deeds::default());
+        let up = self.life(node) == Life::Up;
         let Node::Backend(b) = &mut self.nodes[usize::from(node)] else { return };
-        if b.stack_at != Some(now) {
+        if b.stack_at != Some(now) || !up {
             return;
         }
         b.stack_at = None;
@@ -36,6 +38,9 @@ impl World {
 
     pub(super) fn restart(&mut self, node: u16, away: Nanos) {
         let (now, mut deeds) = (self.now, Deeds::default());
+        if self.life(node) != Life::Up {
+            return;
+        }
         self.trace.event(now, node.into(), &[], || "servers go away".to_owned());
         if let Node::Backend(b) = &mut self.nodes[usize::from(node)] {
             b.stop_servers(now, &mut deeds);
@@ -46,7 +51,11 @@ impl World {
 
     pub(super) fn daemon_tick(&mut self, node: u16) {
         let now = self.now;
+        let up = self.life(node) == Life::Up;
         let Some(b) = self.backend(node) else { return };
+        if b.daemon_at != now || b.daemon != Life::Up || !up {
+            return;
+        }
         b.daemon_tick(now);
         let at = b.daemon_at;
         self.queue.push(at, Event::Daemon { node });
@@ -68,7 +77,10 @@ impl World {
             self.found.add(Invariant::Contract, now, || what.to_owned());
         }
         for packet in deeds.passed {
-            self.enqueue(node, 0, FakeBuf::holding(&packet));
+            // With no daemon there is no socket.
+            if self.backend(node).is_some_and(|b| b.daemon != Life::Down) {
+                self.enqueue(node, 0, FakeBuf::holding(&packet));
+            }
         }
         for packet in deeds.sent {
             self.transmit(node, FakeBuf::holding(&packet));
@@ -77,6 +89,9 @@ impl World {
         if let Some(tuple) = b.stack.corrupt.take() {
             self.found
                 .add(Invariant::Bytes, now, || format!("the server got other bytes: {tuple:?}"));
+        }
+        for (tuple, isn) in b.stack.gave_up.drain(..) {
+            self.durable.gave_up(check::Life { tuple, isn });
         }
         b.publish(now, &mut self.io);
         let next = b.stack.next_deadline().map(|at| at.max(now + Nanos(1_000)));
@@ -91,7 +106,7 @@ impl World {
 
     pub(super) fn check_delivered(&mut self, node: u16, inner: &[u8], met: Met) {
         let now = self.now;
-        let Self { plan, trace, found, sticky, .. } = self;
+        let Self { plan, trace, found, sticky, silence, nodes, .. } = self;
         let Some(packet) = parsed(inner).filter(|_| met != Met::Broken) else {
             return found.add(Invariant::Bytes, now, || {
                 format!("{} delivered wrong lengths or checksums", name(plan, node))
@@ -100,6 +115,10 @@ impl World {
         trace.event(now, u64::from(node), inner, || {
             format!("{} delivers {:?} to {met:?}", name(plan, node), packet.tuple)
         });
-        sticky.delivered(now, node + 1, &packet, met, found);
+        let lives = |backend: u16| match nodes.get(usize::from(backend) - 1) {
+            Some(Node::Backend(b)) => b.kernel.flow(&packet.tuple).is_some(),
+            Some(Node::Ingress(_) | Node::Tracker(_)) | None => false,
+        };
+        sticky.delivered(now, node + 1, (&packet, met), (silence, lives), found);
     }
 }

@@ -5,7 +5,7 @@ use jlb_role::{FakeBuf, FakeIo, Nanos, PacketBuf, Role};
 use super::{Event, Node, World, name};
 use crate::check::{Found, Invariant};
 use crate::seen::Seen;
-use crate::worker::Worker;
+use crate::worker::{Life, Worker};
 
 impl World {
     /// Puts a packet before a worker, which polls a little later.
@@ -29,6 +29,10 @@ impl World {
 
     pub(super) fn poll(&mut self, node: u16, worker: u8) {
         let (now, w) = (self.now, usize::from(worker));
+        let due = self.timers_of(node, worker).is_some_and(|(polls_at, _)| *polls_at == Some(now));
+        if !due || !self.runs(node) {
+            return;
+        }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
         let io = &mut self.io;
         let (emptied, more) = match &mut self.nodes[usize::from(node)] {
@@ -42,7 +46,7 @@ impl World {
         }
         if more {
             let at = now + Nanos(1_000);
-            if let Some(polls_at) = self.polls_at(node, worker) {
+            if let Some((polls_at, _)) = self.timers_of(node, worker) {
                 *polls_at = Some(at);
             }
             self.queue.push(at, Event::Poll { node, worker });
@@ -50,17 +54,38 @@ impl World {
         self.after_role(node, worker);
     }
 
-    pub(super) fn polls_at(&mut self, node: u16, worker: u8) -> Option<&mut Option<Nanos>> {
+    /// When a worker is polled and ticked next.
+    pub(super) fn timers_of(
+        &mut self,
+        node: u16,
+        worker: u8,
+    ) -> Option<(&mut Option<Nanos>, &mut Option<Nanos>)> {
         let w = usize::from(worker);
         match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => workers.get_mut(w).map(|w| &mut w.polls_at),
-            Node::Tracker(workers) => workers.get_mut(w).map(|w| &mut w.polls_at),
-            Node::Backend(b) => Some(&mut b.agent.polls_at),
+            Node::Ingress(workers) => {
+                workers.get_mut(w).map(|w| (&mut w.polls_at, &mut w.ticks_at))
+            }
+            Node::Tracker(workers) => {
+                workers.get_mut(w).map(|w| (&mut w.polls_at, &mut w.ticks_at))
+            }
+            Node::Backend(b) => Some((&mut b.agent.polls_at, &mut b.agent.ticks_at)),
         }
+    }
+
+    /// Whether the process of a node's workers runs: of a backend, its daemon.
+    fn runs(&self, node: u16) -> bool {
+        let process = match &self.nodes[usize::from(node)] {
+            Node::Backend(b) => b.daemon,
+            Node::Ingress(_) | Node::Tracker(_) => Life::Up,
+        };
+        self.life(node) == Life::Up && process == Life::Up
     }
 
     pub(super) fn tick(&mut self, node: u16, worker: u8) {
         let (now, w) = (self.now, usize::from(worker));
+        if !self.runs(node) {
+            return;
+        }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
         let io = &mut self.io;
         let due = match &mut self.nodes[usize::from(node)] {
@@ -76,6 +101,7 @@ impl World {
     /// Carries out what a role asked for, and looks at what it holds.
     pub(super) fn after_role(&mut self, node: u16, worker: u8) {
         let mut io = core::mem::take(&mut self.io);
+        let mut collects = Vec::new();
         let Self { plan, trace, nodes, .. } = self;
         for (packet, why) in io.dropped.drain(..) {
             trace.event(self.now, u64::from(node), packet.bytes(), || {
@@ -89,8 +115,11 @@ impl World {
                 format!("{} reports {report:?}", name(plan, node))
             });
             if let Node::Backend(b) = &mut nodes[usize::from(node)] {
-                b.learn(report);
+                collects.extend(b.learn(report));
             }
+        }
+        for collect in collects {
+            self.order(node, collect);
         }
         for (packet, to) in io.handed.drain(..) {
             if to.0 < self.workers(node) && to.0 != worker {

@@ -1,6 +1,5 @@
 //! The network's part: who gets a packet, what happens to it on the way, and what it says to the checkers.
 
-use jlb_map::MemberRole;
 use jlb_role::{FakeBuf, PacketBuf};
 
 use super::{CLIENTS, Event, Node, World, name};
@@ -10,27 +9,32 @@ use crate::plan::Plan;
 use crate::random::Random;
 use crate::seen::{ACK, PacketKind, Seen};
 use crate::trace::hash_of;
+use crate::worker::Life;
 
 impl World {
     /// Somebody sends a packet: whoever has its destination address gets it, after what the network does to it.
     pub(super) fn transmit(&mut self, from: u16, packet: FakeBuf) {
         let now = self.now;
         let bytes = packet.bytes();
-        let Self { plan, trace, found, .. } = self;
+        let Self { plan, trace, found, hops, .. } = self;
         let Some(seen) = Seen::parse(bytes, &plan.snapshot) else {
             let sender = name(plan, from);
             return found.add(Invariant::Contract, now, || format!("{sender} sent no IP packet"));
         };
         let to = match plan.snapshot.member_by_address(seen.dst) {
             Some(member) => member.id.as_u16() - 1,
-            None if plan.snapshot.is_vip(seen.dst) => ecmp(plan, &seen),
+            None if plan.snapshot.is_vip(seen.dst) => match next_hop(plan, hops, &seen) {
+                Some(to) => to,
+                None => return,
+            },
             None => CLIENTS,
         };
         let outer = from == CLIENTS || to == CLIENTS;
         let faults = if outer { &plan.outside } else { &plan.inside };
         let deaf = seen.kind == PacketKind::Body && plan.deaf_links.contains(&(from, to));
         let bad = plan.bad_links.get(&(from, to)).copied().unwrap_or(0);
-        let bad = if deaf { 1_000_000 } else { bad };
+        let cut = self.cuts.get(&(from, to)).is_some_and(|&cuts| cuts > 0);
+        let bad = if deaf || cut { 1_000_000 } else { bad };
         let [first, second] = self.fabric.send(now, (from, to), (seen.kind, bad), faults);
         let more = plan.slow_links.get(&(from, to)).copied().unwrap_or_default();
         let [first, second] = [first, second].map(|at| at.map(|at| at + more));
@@ -44,6 +48,8 @@ impl World {
         });
         if !outer {
             self.check_sent(from, &seen, bytes);
+        } else if to == CLIENTS {
+            self.check_reset(from, &seen);
         }
         let link = (from, to);
         if let Some(at) = second {
@@ -56,6 +62,9 @@ impl World {
 
     pub(super) fn check_sent(&mut self, from: u16, seen: &Seen, bytes: &[u8]) {
         let sender = from + 1;
+        if let Node::Backend(_) = self.nodes[usize::from(from)] {
+            self.promise(from, seen);
+        }
         let from_ingress = matches!(self.nodes[usize::from(from)], Node::Ingress(_));
         if seen.kind == PacketKind::Plain {
             let Some(tuple) = seen.flow(!from_ingress).filter(|_| from_ingress) else { return };
@@ -67,12 +76,45 @@ impl World {
                 self.plan.snapshot.service(tuple.vip().ip(), tuple.vip().port(), tuple.protocol());
             let service = service.and_then(|s| self.plan.snapshot.service_by_id(s));
             let candidates = service.map_or(0, |s| usize::from(s.reject_ttl) + 1);
-            self.opens.sent(self.now, seen, tuple, candidates, &mut self.found);
+            self.opens.sent(self.now, (sender, seen), tuple, candidates, &mut self.found);
             self.closes.sent(seen, tuple);
             if let Some(word) = seen.word.filter(|w| seen.kind == PacketKind::Close && !w.has(ACK))
             {
                 self.sticky.closed(sender, tuple, word.incarnation);
             }
+        }
+    }
+
+    /// A backend's reply to a client, encapsulated or not.
+    fn promise(&mut self, from: u16, seen: &Seen) {
+        let is_reply = matches!(seen.kind, PacketKind::Plain | PacketKind::Client);
+        if let Some(tcp) = seen.packet.and_then(|p| p.tcp).filter(|_| is_reply)
+            && let Some(tuple) = seen.flow(true)
+        {
+            self.durable.server_sent(self.now, from + 1, (tuple, tcp), &self.sticky);
+        }
+    }
+
+    /// Something goes to a client.
+    fn check_reset(&mut self, from: u16, seen: &Seen) {
+        let node = usize::from(from);
+        let Some(Node::Ingress(_)) = self.nodes.get(node) else { return self.promise(from, seen) };
+        let Some(tcp) = seen.packet.and_then(|p| p.tcp) else { return };
+        let Some(tuple) = seen.flow(true) else { return };
+        let Some((life, promise)) = self.durable.broken_by((tuple, tcp), &self.silence) else {
+            return;
+        };
+        if let Some(Node::Backend(b)) = self.nodes.get(usize::from(promise.backend) - 1)
+            && b.stack.holds(&tuple, life.isn)
+        {
+            self.found.add(Invariant::Durability, self.now, || {
+                format!(
+                    "{} resets {tuple:?} i={:08x}, and backend {} still has it",
+                    name(&self.plan, from),
+                    life.isn,
+                    promise.backend
+                )
+            });
         }
     }
 
@@ -82,7 +124,18 @@ impl World {
         if to == CLIENTS {
             return self.client_receives(packet.bytes());
         }
+        match (self.life(to), &self.nodes[usize::from(to)]) {
+            (Life::Down, _) => return,
+            (Life::Hung, Node::Backend(_)) => return self.queue_up(to, packet),
+            (Life::Up | Life::Hung, _) => {}
+        }
         let seen = Seen::parse(packet.bytes(), &self.plan.snapshot);
+        if let Some(worker) = seen.and_then(|s| s.answers)
+            && from != CLIENTS
+            && self.life(to) == Life::Up
+        {
+            self.silence.heard(self.now, (to + 1, worker), from + 1);
+        }
         match &self.nodes[usize::from(to)] {
             Node::Ingress(_) if from == CLIENTS => {
                 if let Some(p) = parsed(packet.bytes()) {
@@ -105,11 +158,14 @@ impl World {
 }
 
 /// Equal-cost multipath: a hash of the five-tuple chooses the ingress.
-fn ecmp(plan: &Plan, seen: &Seen) -> u16 {
-    let hosts = plan.snapshot.with_role(MemberRole::Ingress);
+fn next_hop(plan: &Plan, hops: &[u16], seen: &Seen) -> Option<u16> {
     let hash = seen.packet.map_or(0, |p| hash_of(p.tuple.padded())) ^ plan.ecmp_seed;
+    if plan.resilient {
+        let weight = |&&hop: &&u16| Random::new(hash ^ u64::from(hop) << 32).next();
+        return hops.iter().max_by_key(weight).copied();
+    }
     // Spread again: the low bits of both are not independent.
-    hosts[(Random::new(hash).next() % hosts.len() as u64) as usize].as_u16() - 1
+    hops.get((Random::new(hash).next() % (hops.len() as u64).max(1)) as usize).copied()
 }
 
 /// What is inside a packet without option.
