@@ -4,6 +4,8 @@ use jlb_wire::{BootId, Epoch, MemberId};
 use crate::DEAD_AFTER;
 use crate::window::Windows;
 
+/// Who was up for so long is forgiven its falls.
+const CALM: Nanos = Nanos::from_secs(10);
 /// So long another member's word that it does not hear a backend counts: it is repeated with every answer to Probe.
 const WITNESS_FOR: Nanos = Nanos::from_secs(1);
 
@@ -28,6 +30,11 @@ pub(crate) struct Peer {
     pub(crate) silent_since: Nanos,
     pub(crate) missed: u32,
     pub(crate) up: bool,
+    /// When it last began to answer again, while it is not yet up for it.
+    recovering_since: Option<Nanos>,
+    /// When it last came up, and how often it fell in a row without having been up for [`CALM`].
+    up_since: Nanos,
+    falls: u32,
     /// What was last reported.
     pub(crate) told_up: bool,
     pub(crate) heartbeat_age_ms: u32,
@@ -58,6 +65,9 @@ impl Peer {
             silent_since: now,
             missed: 0,
             up: false,
+            recovering_since: None,
+            up_since: now,
+            falls: 0,
             told_up: false,
             heartbeat_age_ms: 0,
             leaving: false,
@@ -76,7 +86,27 @@ impl Peer {
         self.silent_since = now;
         self.missed = 0;
         self.missed_elsewhere = None;
-        self.up = self.boot.is_some();
+        if self.up || self.boot.is_none() {
+            return;
+        }
+        let since = match self.recovering_since {
+            Some(since) => since,
+            None => now,
+        };
+        self.recovering_since = Some(since);
+        if now.0.saturating_sub(since.0) >= self.penance().0 {
+            (self.up, self.up_since, self.recovering_since) = (true, now, None);
+        }
+    }
+
+    /// How long it must answer before it is up again: not at all after one fall, then 100, 200, 400 ms and so on up to
+    /// 1.6 s, so that a link that flaps is not relied upon each time it comes up.
+    const fn penance(&self) -> Nanos {
+        match self.falls {
+            0 | 1 => Nanos::ZERO,
+            2..=5 => Nanos::from_millis(100 << (self.falls - 2)),
+            _ => Nanos::from_millis(1600),
+        }
     }
 
     /// Whether it is silent for [`crate::DEAD_AFTER`] and another member lately said the same.
@@ -97,14 +127,19 @@ impl Peer {
 
     /// Its turn to be asked has come: was the last regular question in vain? `late`: we were not running, so it may
     /// have answered without our seeing it, and this round does not count.
-    pub(crate) fn judge(&mut self, late: bool, limit: u32) {
+    pub(crate) fn judge(&mut self, now: Nanos, late: bool, limit: u32) {
         let answered = self.turn_at.is_none_or(|asked| self.heard_at.is_some_and(|h| h >= asked));
         if answered {
             self.missed = 0;
         } else if !late {
             self.missed = self.missed.saturating_add(1);
             if self.missed >= limit {
-                self.up = false;
+                self.recovering_since = None;
+                if self.up {
+                    let calm = now.since(self.up_since) >= CALM;
+                    self.falls = if calm { 1 } else { self.falls.saturating_add(1) };
+                    self.up = false;
+                }
             }
         }
     }

@@ -492,7 +492,7 @@ impl Peers {
                 budget -= 1;
                 self.turns[queue].pop_front();
                 let Some(peer) = self.peers[id.index()].as_mut() else { continue };
-                peer.judge(now.since(due) > STALLED, MISSED_LIMIT);
+                peer.judge(now, now.since(due) > STALLED, MISSED_LIMIT);
                 peer.turn_at = Some(now);
                 let interval = peer.interval;
                 let dead = peer.dead(now, true);

@@ -110,6 +110,26 @@ pub(crate) fn settle(nodes: &[Node], at_most: Duration) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Waits until each of these daemons holds a member for up, or for down, at most so long; whether they do.
+pub(crate) fn wait_seen(
+    by: &[Node],
+    member: &str,
+    up: bool,
+    at_most: Duration,
+) -> Result<bool, Error> {
+    let deadline = Instant::now() + at_most;
+    let wanted = Some(if up { 1.0 } else { 0.0 });
+    for node in by {
+        while node.metrics()?.sum("jlb_member_up", &[("member", member)]) != wanted {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(true)
+}
+
 /// A program of this workspace: where `JLB_BIN_DIR` says, else beside this one.
 fn binary(name: &str) -> Result<PathBuf, Error> {
     let dir = match std::env::var_os("JLB_BIN_DIR") {

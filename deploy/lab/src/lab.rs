@@ -179,6 +179,17 @@ impl Lab {
         daemons::settle(&self.nodes(), at_most)
     }
 
+    /// Waits until each of these hosts' daemons holds a member for up, or for down, at most so long; whether they do.
+    pub fn wait_seen(
+        &self,
+        by: &[Node],
+        member: &str,
+        up: bool,
+        at_most: Duration,
+    ) -> Result<bool, Error> {
+        daemons::wait_seen(by, member, up, at_most)
+    }
+
     /// Writes a changed member list, with a higher generation, and tells all daemons to read it (SIGHUP). They do so
     /// soon after this returns: look at their metrics.
     pub fn reload(&mut self, change: impl FnOnce(&mut Jlb)) -> Result<(), Error> {

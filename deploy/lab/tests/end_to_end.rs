@@ -22,8 +22,14 @@ static TURN: Mutex<()> = Mutex::new(());
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough for a transfer of 100 MB through user-space hops on two cores.
 const TRANSFER: Duration = Duration::from_secs(100);
-/// Probe of agents is 100 ms × 3; what is silent that long gets nothing new.
-const SUSPICION: Duration = Duration::from_millis(600);
+/// A reload is taken up within this.
+const RELOAD: Duration = Duration::from_millis(600);
+/// Probe of agents is 100 ms × 3. Trackers count no round in which they were descheduled themselves, and ten daemons share
+/// two cores here: so twice that, and the length of a request.
+const SUSPICION: Duration = Duration::from_secs(1);
+/// A host whose cable was out asks for its gateway's Ethernet address again: not before 1 s after the question that was
+/// lost (`retrans_time_ms` of the kernel), and that one may be lost, too. Then one round of Probe.
+const RETURN: Duration = Duration::from_millis(2500);
 
 struct Site {
     lab: Lab,
@@ -160,11 +166,12 @@ fn without_trackers_established_connections_carry_on_and_new_ones_fail() {
 fn a_backend_that_is_cut_off_gets_nothing_new() {
     let site = full("cut-off");
     fault::inject(&site.lab, &Fault::Unplug(vec!["backend-3".to_owned()])).unwrap();
-    std::thread::sleep(SUSPICION);
+    let trackers = site.lab.nodes_of(NodeKind::Tracker);
+    assert!(site.lab.wait_seen(&trackers, "backend-3", false, SUSPICION).unwrap());
     let requests = site.all_succeed(100);
     assert!(!by_backend(&requests).contains_key("backend-3"));
     fault::heal(&site.lab).unwrap();
-    std::thread::sleep(SUSPICION);
+    assert!(site.lab.wait_seen(&trackers, "backend-3", true, RETURN).unwrap());
     assert!(by_backend(&site.all_succeed(100)).contains_key("backend-3"));
 }
 
@@ -303,7 +310,7 @@ fn a_reload_moves_new_flows_without_a_failure() {
             }
         })
         .unwrap();
-    std::thread::sleep(SUSPICION);
+    std::thread::sleep(RELOAD);
     let requests = site.all_succeed(50);
     assert_eq!(by_backend(&requests).into_keys().collect::<Vec<_>>(), ["backend-4"]);
 }

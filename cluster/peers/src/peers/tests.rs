@@ -368,3 +368,33 @@ fn a_backend_is_dead_when_a_tracker_does_not_hear_it_either() {
     assert!(!net.hosts[0].peers.dead(net.now, BACKEND, true));
     assert!(net.hosts[0].peers.dead(net.now, BACKEND, false));
 }
+
+#[test]
+fn who_falls_again_and_again_must_answer_for_a_while_before_it_is_up() {
+    let mut net = pair();
+    net.run(100);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        net.host(1).down = true;
+        net.run(120);
+        assert!(!net.host(0).peers.alive(TRACKER));
+        net.host(1).down = false;
+        let mut waited = 0;
+        while !net.host(0).peers.alive(TRACKER) {
+            net.run(1);
+            waited += 1;
+        }
+        waits.push(waited);
+    }
+    // Answers come every 20 ms.
+    let expected = [0, 100, 200, 400, 800, 1600, 1600, 1600];
+    for (wait, least) in waits.iter().zip(expected) {
+        assert!((least..=least + 45).contains(wait), "{waits:?}");
+    }
+    net.run(10_100);
+    net.host(1).down = true;
+    net.run(120);
+    net.host(1).down = false;
+    net.run(25);
+    assert!(net.host(0).peers.alive(TRACKER), "forgiven");
+}
