@@ -8,8 +8,8 @@ use jlb_role::{
     Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Report, UnderlayDst, WorkerId,
 };
 use jlb_wire::{
-    Body, BodyKind, BootId, Epoch, MAX_BODY_PAYLOAD, MemberId, Payload, Probe, Refresh,
-    SilentBackends, body_flags,
+    Body, BodyKind, BootId, Epoch, MAX_BODY_PAYLOAD, MemberId, Members, Payload, Probe, Refresh,
+    body_flags,
 };
 
 use crate::peer::Peer;
@@ -462,7 +462,7 @@ impl Peers {
     }
 
     /// Another member's word that it does not hear these.
-    fn learn_silent(&mut self, now: Nanos, silent: SilentBackends<'_>) {
+    fn learn_silent(&mut self, now: Nanos, silent: Members<'_>) {
         for id in silent.iter() {
             if let Some(peer) = self.peers[id.index()].as_mut() {
                 peer.missed_elsewhere = Some(now);

@@ -36,7 +36,7 @@ wire_enum! {
         Load = 2 => "load",
         /// Which flows a backend has.
         Refresh = 3 => "refresh",
-        /// Steps of a change of epoch, and of the sole owner's mode.
+        /// Steps into the sole owner's mode, and out of it.
         Epoch = 4 => "epoch",
     }
 }
@@ -53,16 +53,14 @@ pub mod body_flags {
     pub const PULL: u16 = 1;
     /// Refresh: some of them.
     pub const BATCH: u16 = 1 << 1;
-    /// Epoch: an acknowledgement.
-    pub const ACK: u16 = 1 << 2;
     /// Refresh: the end marker: all flows were sent, and Opens that name an older boot are void from here on.
     pub const END: u16 = 1 << 3;
-    /// Epoch: a member of the old trio confirms the new epoch.
-    pub const CONFIRM: u16 = 1;
-    /// Epoch: the sender is the sole owner.
-    pub const SOLE_OWNER: u16 = 1 << 1;
-    /// Epoch: the sender leaves.
-    pub const EPOCH_LEAVING: u16 = 1 << 3;
+    /// Epoch: a tracker owns partitions alone from here on (to agents); an agent obeys it (to the other trackers).
+    pub const SOLE_OWNER: u16 = 1;
+    /// Epoch: two votes are needed again.
+    pub const TWO_VOTES: u16 = 1 << 1;
+    /// Epoch: an acknowledgement of the one or the other.
+    pub const ACK: u16 = 1 << 2;
 }
 
 /// A body without its payload.
@@ -234,7 +232,7 @@ impl Probe {
 
     /// Parses a payload; the second part is the list of silent backends.
     #[must_use]
-    pub fn parse(payload: &[u8]) -> Option<(Self, SilentBackends<'_>)> {
+    pub fn parse(payload: &[u8]) -> Option<(Self, Members<'_>)> {
         let (l, rest) = ProbeLayout::read_from_prefix(payload).ok()?;
         let silent = rest.get(..usize::from(l.silent.get()) * 2)?;
         let probe = Self {
@@ -243,7 +241,7 @@ impl Probe {
             heartbeat_age_ms: l.heartbeat_age_ms.get(),
             worker: l.worker,
         };
-        Some((probe, SilentBackends(silent)))
+        Some((probe, Members(silent)))
     }
 
     /// Writes the payload without a list.
@@ -275,11 +273,11 @@ impl Probe {
     }
 }
 
-/// The backends that a tracker has not heard for `dead_after`.
+/// Members that a message names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SilentBackends<'a>(&'a [u8]);
+pub struct Members<'a>(&'a [u8]);
 
-impl SilentBackends<'_> {
+impl Members<'_> {
     /// Who.
     pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
         self.0.chunks_exact(2).filter_map(|b| MemberId::new(u16::from_be_bytes([b[0], b[1]])))
@@ -344,6 +342,74 @@ impl LoadReport {
             pressure: self.pressure.into(),
             reserved: 0.into(),
         })
+    }
+}
+
+/// Payload of an Epoch body: the sole owner, and which partitions are meant. 8 bytes, then the ids of the absent members, two
+/// bytes each.
+///
+/// The partitions are those of the owner's worker (partition modulo `workers`) whose trio has the owner and else only
+/// members that are absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoleOwner {
+    /// The owner; `None` (in an agent's word): nobody.
+    pub owner: Option<MemberId>,
+    /// Its worker.
+    pub worker: u8,
+    /// Its workers, 1 to 16.
+    pub workers: u8,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct SoleOwnerLayout {
+    owner: U16,
+    worker: u8,
+    workers: u8,
+    count: U16,
+    reserved: U16,
+}
+
+const _: () = assert!(size_of::<SoleOwnerLayout>() == SoleOwner::LEN);
+
+impl SoleOwner {
+    /// Bytes before the ids.
+    pub const LEN: usize = 8;
+    /// Members that one message can name.
+    pub const MAX_ABSENT: usize = 64;
+    /// Bytes of the longest payload.
+    pub const MAX_LEN: usize = Self::LEN + 2 * Self::MAX_ABSENT;
+
+    /// Parses a payload; the second part is the absent members.
+    #[must_use]
+    pub fn parse(payload: &[u8]) -> Option<(Self, Members<'_>)> {
+        let (l, rest) = SoleOwnerLayout::read_from_prefix(payload).ok()?;
+        let count = usize::from(l.count.get());
+        if count > Self::MAX_ABSENT || rest.len() != count * 2 {
+            return None;
+        }
+        let owner = match l.owner.get() {
+            0 => None,
+            id => Some(MemberId::new(id)?),
+        };
+        Some((Self { owner, worker: l.worker, workers: l.workers }, Members(rest)))
+    }
+
+    /// Writes a payload with at most [`Self::MAX_ABSENT`] members (more are left out) into `out`, and gives its length.
+    pub fn emit(&self, absent: &[MemberId], out: &mut [u8; Self::MAX_LEN]) -> usize {
+        let absent = &absent[..absent.len().min(Self::MAX_ABSENT)];
+        let head: [u8; Self::LEN] = zerocopy::transmute!(SoleOwnerLayout {
+            owner: MemberId::to_wire(self.owner).into(),
+            worker: self.worker,
+            workers: self.workers,
+            count: (absent.len() as u16).into(),
+            reserved: 0.into(),
+        });
+        out[..Self::LEN].copy_from_slice(&head);
+        for (slot, id) in out[Self::LEN..].chunks_exact_mut(2).zip(absent) {
+            slot.copy_from_slice(&id.as_u16().to_be_bytes());
+        }
+        Self::LEN + absent.len() * 2
     }
 }
 

@@ -24,8 +24,8 @@ mod synth;
 mod tuple;
 
 pub use body::{
-    Body, BodyError, BodyKind, LoadReport, MAX_BODY_PAYLOAD, Probe, Refresh, RefreshRecord,
-    RefreshRecords, SilentBackends, body_flags,
+    Body, BodyError, BodyKind, LoadReport, MAX_BODY_PAYLOAD, Members, Probe, Refresh,
+    RefreshRecord, RefreshRecords, SoleOwner, body_flags,
 };
 pub use control::{
     CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,

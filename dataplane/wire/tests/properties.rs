@@ -132,6 +132,7 @@ proptest! {
         let _ = Packet::parse(&bytes);
         let _ = Body::parse(&bytes, &KEYS);
         let _ = Probe::parse(&bytes);
+        let _ = jlb_wire::SoleOwner::parse(&bytes).map(|(_, absent)| absent.iter().count());
         let _ = Refresh::parse(&bytes).map(|(_, records)| records.iter().count());
         let _ = Control::parse(&bytes, &tuple(false, Protocol::Tcp), &KEYS);
     }

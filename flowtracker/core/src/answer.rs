@@ -1,14 +1,38 @@
 //! The backend's word: Accept, Reject, Close.
 
-use jlb_flow::Cookie;
+use jlb_flow::{Cookie, FlowId};
 use jlb_map::{MemberRole, OnExhausted};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
-use jlb_wire::{BootId, Flags, HOP_BUDGET, MemberId, Protocol};
+use jlb_wire::{BootId, Flags, HOP_BUDGET, Incarnation, MemberId, Protocol};
 
 use crate::entry::{Candidate, Entry, Pending, Tombstone};
-use crate::policy::Choice;
 use crate::send::Offer;
-use crate::tracker::{Message, Tracker, holds};
+use crate::tracker::{Message, Tracker};
+
+/// What a backend says of a flow of its own, in a message about it or in a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Word {
+    pub(crate) flow: FlowId,
+    pub(crate) protocol: Protocol,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) backend: MemberId,
+    pub(crate) boot: BootId,
+    pub(crate) counter: u64,
+}
+
+impl Word {
+    const fn of<B>(message: &Message<B>) -> Self {
+        let control = &message.control;
+        Self {
+            flow: message.flow,
+            protocol: message.tuple.protocol(),
+            incarnation: control.incarnation,
+            backend: control.sender,
+            boot: control.boot,
+            counter: control.word_a,
+        }
+    }
+}
 
 impl<R: Rules> Tracker<R> {
     /// The backend took the flow: this is stored before it is passed on, so that whoever learns it later can be told
@@ -20,7 +44,8 @@ impl<R: Rules> Tracker<R> {
         io: &mut impl Io<B>,
     ) {
         let next = self.accept_goes_to(&message).and_then(|next| {
-            self.store_accept(now, &message)?;
+            let listed = self.sources.number(message.control.sender);
+            self.store_word(now, &Word::of(&message), listed, false)?;
             Ok(next)
         });
         match next {
@@ -53,20 +78,25 @@ impl<R: Rules> Tracker<R> {
         }
     }
 
-    fn store_accept<B>(&mut self, now: Nanos, message: &Message<B>) -> Result<(), Reason> {
-        let control = &message.control;
-        let (flow, protocol) = (&message.flow, message.tuple.protocol());
-        let (backend, incarnation) = (control.sender, control.incarnation);
-        let (boot, counter) = (control.boot, control.word_a);
+    /// Stores that a backend has a flow. `listed`: the pull that says so, or that ran when it was said. `in_list`: it is
+    /// one of a list of all, not the answer to an Open.
+    pub(crate) fn store_word(
+        &mut self,
+        now: Nanos,
+        word: &Word,
+        listed: u8,
+        in_list: bool,
+    ) -> Result<(), Reason> {
+        let Word { flow, protocol, incarnation, backend, boot, counter } = *word;
         let over = self
             .store
-            .tombstone(now, flow, protocol, incarnation)
+            .tombstone(now, &flow, protocol, incarnation)
             .is_some_and(|t| t.covers(protocol, backend, (boot, incarnation)));
         if over {
             return Err(Reason::StaleCounter);
         }
         let overwrite = !self.rules.on(Rule::FirstWriterWins);
-        match self.store.entry(flow) {
+        match self.store.entry(&flow) {
             Some(Entry::Pending(cookie)) => {
                 let ours = self.store.pending(cookie).is_some_and(|p| {
                     p.backend == backend
@@ -80,17 +110,30 @@ impl<R: Rules> Tracker<R> {
                 boot: b, counter: c, incarnation: i, backend: of, ..
             }) => {
                 let same = of == backend && i == incarnation;
-                let held = holds(&self.snapshot, &self.peers, (of, b));
-                if !same && !overwrite && held {
+                if same && in_list {
+                    self.store.mark(&flow, listed);
+                }
+                // A list also says which of its own flows a backend has now.
+                let newer = in_list && of == backend && b == boot && counter > c;
+                if !same && !newer && !overwrite && self.holds(now, (of, b)) {
                     return Err(Reason::Unexpected);
                 }
                 if same && b == boot && counter < c && self.rules.on(Rule::VersionedWord) {
                     return Err(Reason::StaleCounter);
                 }
+                if same && b == boot && counter == c && in_list {
+                    return Ok(());
+                }
             }
             Some(Entry::Closing { .. }) | None => {}
         }
-        self.store.establish(flow, protocol, (backend, incarnation), (boot, counter))
+        if !self.snapshot.trio(flow.partition()).contains(self.peers.me()) {
+            // A vote from before the last epoch: who owns the flow now has it from the backend's list, and its Close will
+            // not come to us.
+            self.store.remove(&flow);
+            return Ok(());
+        }
+        self.store.establish(&flow, protocol, (backend, incarnation), (boot, counter), listed)
     }
 
     /// The backend refused: the second undoes its vote and passes it to the head; the head finds another one.
@@ -124,6 +167,11 @@ impl<R: Rules> Tracker<R> {
             return io.drop(message.buf, Reason::Unexpected);
         };
         self.count_reject(&message);
+        // The vote is free, and where we may not lead the chain any more, we vote no more.
+        if let Some(why) = self.may_not_head(message.flow.partition()) {
+            self.store.remove(&message.flow);
+            return io.drop(message.buf, why);
+        }
         let yields = self.store.pending(cookie).is_some_and(|p| p.yields);
         // The answer to a Cancel names no second and carries no packet that could be offered to another backend: the
         // vote is free, and the client's next packet starts again.
@@ -170,9 +218,7 @@ impl<R: Rules> Tracker<R> {
         let bounded = self.rules.on(Rule::RejectTtl);
         let untried = service.filter(|_| !pending.force && (pending.reject_ttl > 0 || !bounded));
         let untried = untried.map_or(Ok(None), |service| {
-            let choice =
-                Choice { service, snapshot: &self.snapshot, peers: &self.peers, salt: self.salt };
-            choice.pick(&pending.tried, (&pending.flow, pending.incarnation))
+            self.choice(service).pick(&pending.tried, (&pending.flow, pending.incarnation))
         });
         let untried = match untried {
             Ok(untried) => untried,
@@ -229,26 +275,31 @@ impl<R: Rules> Tracker<R> {
                 return io.drop(message.buf, why);
             }
         }
-        if self.closes(&message, (control.boot, control.word_a)) {
-            self.store.close(now, &flow, protocol, (backend, incarnation));
-        }
+        self.close_by(now, &Word::of(&message));
         self.send_close_ack(message, io);
     }
 
+    /// Ends the flow's entry, if its backend's word says so.
+    pub(crate) fn close_by(&mut self, now: Nanos, word: &Word) {
+        if self.closes(word) {
+            self.store.close(now, &word.flow, word.protocol, (word.backend, word.incarnation));
+        }
+    }
+
     /// Whether a Close ends the flow's entry: it is of that incarnation and backend, and not older than what made it.
-    fn closes<B>(&self, message: &Message<B>, (boot, counter): (BootId, u64)) -> bool {
-        let control = &message.control;
-        match self.store.entry(&message.flow) {
+    fn closes(&self, word: &Word) -> bool {
+        match self.store.entry(&word.flow) {
             Some(Entry::Established { boot: b, counter: c, incarnation, backend, .. }) => {
-                let stale = b == boot && counter < c && self.rules.on(Rule::VersionedWord);
-                incarnation == control.incarnation && backend == control.sender && !stale
+                let stale = b == word.boot && word.counter < c;
+                let stale = stale && self.rules.on(Rule::VersionedWord);
+                incarnation == word.incarnation && backend == word.backend && !stale
             }
             // It was admitted, and its Accept was lost. (A pending UDP flow has no number yet: this may be the end of
             // the one before.)
             Some(Entry::Pending(cookie)) => self.store.pending(cookie).is_some_and(|p| {
-                message.tuple.protocol() == Protocol::Tcp
-                    && p.incarnation == control.incarnation
-                    && p.backend == control.sender
+                word.protocol == Protocol::Tcp
+                    && p.incarnation == word.incarnation
+                    && p.backend == word.backend
             }),
             Some(Entry::Closing { .. }) | None => false,
         }

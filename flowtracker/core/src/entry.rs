@@ -15,6 +15,8 @@ pub(crate) enum Entry {
         incarnation: Incarnation,
         backend: MemberId,
         protocol: Protocol,
+        /// The latest pull of the backend's flows that knew of it, or ran when the backend accepted it; 0 for none.
+        listed: u8,
     },
     /// Closed; goes when the timer fires.
     Closing { timer: TimerId, incarnation: Incarnation, backend: MemberId, protocol: Protocol },
@@ -89,6 +91,8 @@ pub(crate) struct Pending {
     /// When to cancel, and how often that was done since the entry was last driven.
     pub(crate) timer: Option<TimerId>,
     pub(crate) cancels: u32,
+    /// When the entry was last driven or cancelled.
+    pub(crate) asked_at: Nanos,
 }
 
 impl Pending {

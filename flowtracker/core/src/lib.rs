@@ -13,6 +13,11 @@
 //! | `tracker` | the role: who gets a packet, time, events |
 //! | `open` | Open from an ingress, from a tracker |
 //! | `answer` | Accept, Reject, Close |
+//! | `query` | Query; what belongs to other trackers |
+//! | `pull` | Refresh: the backends tell what flows they have |
+//! | `refresh` | one pull: batches asked for and come |
+//! | `sources` | the backends' end markers, and whom to pull when |
+//! | `warmth` | the partitions of which we do not yet know all flows |
 //! | `send` | the messages that we write |
 //! | `store` | flows, pending entries, tombstones, refusals; all bounded |
 //! | `policy` | the choice of a backend |
@@ -23,9 +28,14 @@ mod entry;
 mod metrics;
 mod open;
 mod policy;
+mod pull;
+mod query;
+mod refresh;
 mod send;
+mod sources;
 mod store;
 mod tracker;
+mod warmth;
 
 pub use entry::{Candidate, FlowState, FlowView};
 pub use store::Counts;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use jlb_map::{ServiceId, Snapshot};
-use jlb_role::{Metric, MetricKind, MetricSink};
+use jlb_role::{Histogram, Metric, MetricKind, MetricSink};
 use jlb_wire::{MemberId, RejectReason};
 
 use crate::store::{Counts, Store};
@@ -30,6 +30,22 @@ static REJECTS: Metric = Metric {
     name: "jlb_rejects_total",
     help: "Offers of a new flow that a backend refused, counted by the tracker that heads the chain.",
     kind: MetricKind::Counter,
+};
+
+static COLD_PARTITIONS: Metric = Metric {
+    name: "jlb_cold_partitions",
+    help: "Partitions of ours of which we do not yet know all flows: others head and vote there.",
+    kind: MetricKind::Gauge,
+};
+static REFRESH_BATCHES: Metric = Metric {
+    name: "jlb_refresh_batches_total",
+    help: "Batches of flows that backends have told.",
+    kind: MetricKind::Counter,
+};
+static REFRESH_SECONDS: Metric = Metric {
+    name: "jlb_refresh_seconds",
+    help: "Time from when partitions became cold until none was cold any more.",
+    kind: MetricKind::Histogram,
 };
 
 /// Refusals by service, backend and reason. At most one count for each reason of each backend of each service.
@@ -73,6 +89,17 @@ impl Rejects {
             out.value(&REJECTS, &labels, n as f64);
         }
     }
+}
+
+pub(crate) fn collect_refresh(
+    cold: usize,
+    batches: u64,
+    seconds: &Histogram,
+    out: &mut dyn MetricSink,
+) {
+    out.value(&COLD_PARTITIONS, &[], cold as f64);
+    out.value(&REFRESH_BATCHES, &[], batches as f64);
+    out.histogram(&REFRESH_SECONDS, &[], seconds);
 }
 
 pub(crate) fn collect(

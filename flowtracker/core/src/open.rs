@@ -7,8 +7,9 @@ use jlb_wire::{Incarnation, MemberId, Protocol};
 
 use crate::entry::{Candidate, Entry, Pending, Refusal};
 use crate::policy::Choice;
+use crate::query::Whereabouts;
 use crate::send::Offer;
-use crate::tracker::{Message, Tracker, holds};
+use crate::tracker::{Message, Tracker};
 
 /// What is known of the five-tuple that an Open is about.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,9 @@ impl<R: Rules> Tracker<R> {
         };
         let trio = self.snapshot.trio(message.flow.partition());
         if !trio.contains(self.peers.me()) {
+            if control.ingress == Some(control.sender) {
+                return self.pass_on(message, trio, io);
+            }
             return io.drop(message.buf, Reason::NotInTrio);
         }
         let role = |id: Option<MemberId>| Some(self.snapshot.member(id?)?.role);
@@ -55,12 +59,28 @@ impl<R: Rules> Tracker<R> {
         if vote && control.epoch != self.snapshot.epoch() && self.rules.on(Rule::OneEpoch) {
             return io.drop(message.buf, Reason::WrongEpoch);
         }
-        if control.ingress == Some(control.sender) {
+        if self.warmth.is_cold(message.flow.partition()) {
+            self.open_while_cold(now, message, io);
+        } else if control.ingress == Some(control.sender) {
             self.open_from_ingress(now, message, (service, trio), io);
         } else if trio.contains(control.sender) {
             self.open_from_tracker(now, message, (service, trio), io);
         } else {
             io.drop(message.buf, Reason::NotInTrio);
+        }
+    }
+
+    /// What we know of is known, and there is no vote that it could be at odds with; else others are to be asked (rule 4).
+    fn open_while_cold<B: PacketBuf>(
+        &mut self,
+        now: Nanos,
+        message: Message<B>,
+        io: &mut impl Io<B>,
+    ) {
+        if let Standing::Established { backend, incarnation } = self.standing(now, &message) {
+            self.send_state(message, Whereabouts::At(backend, incarnation), io);
+        } else {
+            io.drop(message.buf, Reason::Cold);
         }
     }
 
@@ -82,7 +102,7 @@ impl<R: Rules> Tracker<R> {
                 }
             }
             Some(Entry::Established { backend, boot, incarnation: its, .. })
-                if holds(&self.snapshot, &self.peers, (backend, boot)) =>
+                if self.holds(now, (backend, boot)) =>
             {
                 if udp || its == incarnation {
                     return Standing::Established { backend, incarnation: its };
@@ -128,7 +148,7 @@ impl<R: Rules> Tracker<R> {
                 self.drive(now, message, cookie, trio, io);
             }
             Standing::Established { backend, incarnation } => {
-                self.send_state(message, backend, incarnation, io);
+                self.send_state(message, Whereabouts::At(backend, incarnation), io);
             }
             Standing::Incumbent { backend, established } => {
                 self.send_incumbent(message, backend, established, io);
@@ -161,8 +181,7 @@ impl<R: Rules> Tracker<R> {
         io: &mut impl Io<B>,
     ) {
         let tried = jlb_wire::Tried::default();
-        let choice =
-            Choice { service, snapshot: &self.snapshot, peers: &self.peers, salt: self.salt };
+        let choice = self.choice(service);
         let flow = (&message.flow, message.control.incarnation);
         let picked = match heir.filter(|&h| service.backend(h).is_some() && choice.may_have(h)) {
             Some(heir) => Ok(Some(heir)),
@@ -180,6 +199,17 @@ impl<R: Rules> Tracker<R> {
         match self.store.put_pending(now, vote(&message, &offer, (backend, false))) {
             Ok(cookie) => self.drive(now, message, cookie, trio, io),
             Err(why) => io.drop(message.buf, why),
+        }
+    }
+
+    pub(crate) fn choice<'a>(&'a self, service: &'a Service) -> Choice<'a> {
+        Choice {
+            service,
+            snapshot: &self.snapshot,
+            peers: &self.peers,
+            sources: &self.sources,
+            careless: !self.rules.on(Rule::Cold),
+            salt: self.salt,
         }
     }
 
@@ -287,7 +317,7 @@ impl<R: Rules> Tracker<R> {
         let ingress = (control.ingress.unwrap_or(control.sender), control.cookie);
         match self.standing(now, &message) {
             Standing::Established { backend, incarnation } => {
-                self.send_state(message, backend, incarnation, io);
+                self.send_state(message, Whereabouts::At(backend, incarnation), io);
             }
             Standing::Incumbent { backend, established } => {
                 self.send_incumbent(message, backend, established, io);
@@ -455,6 +485,7 @@ fn vote<B>(message: &Message<B>, offer: &Offer, (backend, force): (MemberId, boo
         tried: offer.tried,
         timer: None,
         cancels: 0,
+        asked_at: Nanos::ZERO,
     }
 }
 

@@ -6,12 +6,17 @@ use jlb_peers::{Peers, Random};
 use jlb_role::Reason;
 use jlb_wire::{Incarnation, MemberId, Tried};
 
+use crate::sources::Sources;
+
 /// Whom new flows may be offered to.
 #[derive(Clone, Copy)]
 pub(crate) struct Choice<'a> {
     pub(crate) service: &'a Service,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) peers: &'a Peers,
+    pub(crate) sources: &'a Sources,
+    /// Whom we do not know all flows of yet may be offered some all the same (canary).
+    pub(crate) careless: bool,
     pub(crate) salt: u64,
 }
 
@@ -23,7 +28,8 @@ impl Choice<'_> {
     /// of them lead a chain, they do not split the vote.
     ///
     /// # Errors
-    /// [`Reason::NotReady`] when nobody is left but those of whom we, just started, know nothing yet.
+    /// [`Reason::NotReady`] when nobody is left but those of whom we, just started, know nothing yet, or who have not yet
+    /// told us what flows they have.
     pub(crate) fn pick(
         self,
         tried: &Tried,
@@ -37,7 +43,10 @@ impl Choice<'_> {
             Policy::Random => weighted(self.service, eligible, &mut Random::new(seed)),
         };
         let hopeful = |member| {
-            !tried.contains(member) && !self.is_drained(member) && self.peers.undecided(member)
+            !tried.contains(member)
+                && !self.is_drained(member)
+                && (self.peers.undecided(member)
+                    || self.peers.offerable(member) && !self.may_have(member))
         };
         if picked.is_none() && self.service.backends.iter().any(|b| hopeful(b.member)) {
             return Err(Reason::NotReady);
@@ -45,9 +54,11 @@ impl Choice<'_> {
         Ok(picked)
     }
 
-    /// Whether a backend can be offered new flows.
+    /// Whether a backend can be offered new flows: not before we know those that it has, lest the two be at odds.
     pub(crate) fn may_have(&self, member: MemberId) -> bool {
-        self.peers.offerable(member) && !self.is_drained(member)
+        self.peers.offerable(member)
+            && !self.is_drained(member)
+            && (self.careless || self.sources.knows(member, self.peers.boot(member)))
     }
 
     fn is_drained(&self, member: MemberId) -> bool {

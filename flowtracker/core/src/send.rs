@@ -9,6 +9,7 @@ use jlb_wire::{
 };
 
 use crate::entry::{Candidate, Pending};
+use crate::query::Whereabouts;
 use crate::tracker::{Message, Tracker};
 
 /// An Open that is to be sent, but for whom to.
@@ -57,10 +58,11 @@ impl Offer {
 }
 
 impl<R: Rules> Tracker<R> {
-    /// Who is to stand second in a chain that we head: the first other live member of the trio, else the first other.
+    /// Who is to stand second in a chain that we head: the first other live member of the trio that may vote, else the
+    /// first other live one, else the first other.
     pub(crate) fn second_for(&self, trio: Trio) -> Option<MemberId> {
-        let others = || trio.iter().filter(|&m| m != self.peers.me());
-        others().find(|&m| self.peers.alive(m)).or_else(|| others().next())
+        let me = self.peers.me();
+        self.peers.in_order(trio.iter().filter(|&m| m != me)).next()
     }
 
     /// Sends an Open to another tracker, who is to store it as second.
@@ -139,18 +141,21 @@ impl<R: Rules> Tracker<R> {
     pub(crate) fn send_state<B: PacketBuf>(
         &mut self,
         message: Message<B>,
-        backend: MemberId,
-        incarnation: Incarnation,
+        whereabouts: Whereabouts,
         io: &mut impl Io<B>,
     ) {
         let Some(ingress) = message.control.ingress else {
             return io.drop(message.buf, Reason::Malformed);
         };
+        let (backend, incarnation, flags) = whereabouts.words();
+        let asked = message.control.kind == Kind::Query;
         let control = Control {
             cookie: message.control.cookie,
             ingress: Some(ingress),
             head: Some(self.peers.me()),
-            backend: Some(backend),
+            backend,
+            flags,
+            word_a: if asked { message.control.word_a } else { 0 },
             ..self.peers.control(Kind::State, incarnation)
         };
         self.send_with_headers(message, ingress, control, io);

@@ -1,5 +1,6 @@
 use jlb_flow::{
-    Cookie, Cursor, FlowId, FlowTable, Inserted, Remembered, Slab, SlabError, Verdict, Wheel,
+    Cookie, Cursor, FlowId, FlowTable, Inserted, Partition, Remembered, Slab, SlabError, Verdict,
+    Wheel,
 };
 use jlb_role::{Nanos, Reason, WorkerId};
 use jlb_wire::{BootId, Incarnation, MemberId, Protocol};
@@ -10,7 +11,7 @@ use crate::entry::{Entry, FlowState, FlowView, Pending, Refusal, Tombstone};
 /// How long a closing entry stays.
 const CLOSING: Nanos = Nanos::from_secs(2);
 /// How long a tombstone or a refusal stands: longer than anything of that flow can still be under way.
-const REPLAY_WINDOW: Nanos = Nanos::from_secs(4);
+pub(crate) const REPLAY_WINDOW: Nanos = Nanos::from_secs(4);
 /// Timers go in steps of this.
 const GRANULE: Nanos = Nanos::from_millis(1);
 
@@ -25,8 +26,18 @@ pub(crate) struct Store {
     refusals: Remembered<(FlowId, Incarnation), Refusal>,
     /// Entries by state (pending, established, closing) and protocol (TCP, UDP).
     counts: [[usize; 2]; 3],
-    /// Where the search for flows that their backends no longer have stands.
+    /// Where the search for flows that are no longer to be held stands, and whether it must begin again.
     sweep: Option<Cursor>,
+    sweep_again: bool,
+}
+
+/// An established entry, as a sweep judges it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) backend: MemberId,
+    pub(crate) boot: BootId,
+    pub(crate) counter: u64,
+    pub(crate) listed: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +74,7 @@ impl Store {
             incarnation: Incarnation(0),
             backend: config.id,
             protocol: Protocol::Tcp,
+            listed: 0,
         };
         Ok(Self {
             // A pending entry has its place in the table too.
@@ -74,6 +86,7 @@ impl Store {
             refusals: Remembered::new(remembered, REPLAY_WINDOW, config.seed ^ 2),
             counts: [[0; 2]; 3],
             sweep: None,
+            sweep_again: false,
         })
     }
 
@@ -119,6 +132,7 @@ impl Store {
     pub(crate) fn restart(&mut self, now: Nanos, cookie: Cookie) {
         if let Some(pending) = self.pending.get_mut(cookie) {
             pending.cancels = 0;
+            pending.asked_at = now;
         }
         self.schedule_cancel(now, cookie);
     }
@@ -141,6 +155,7 @@ impl Store {
         protocol: Protocol,
         (backend, incarnation): (MemberId, Incarnation),
         (boot, counter): (BootId, u64),
+        listed: u8,
     ) -> Result<(), Reason> {
         let old = self.entry(flow);
         if old.is_none() && self.table.len() == self.table.capacity() {
@@ -149,9 +164,16 @@ impl Store {
         self.release(old);
         self.set(
             flow,
-            Entry::Established { boot, counter, incarnation, backend, protocol },
+            Entry::Established { boot, counter, incarnation, backend, protocol, listed },
             protocol,
         )
+    }
+
+    /// A pull knows of an established flow.
+    pub(crate) fn mark(&mut self, flow: &FlowId, number: u8) {
+        if let Some(Entry::Established { listed, .. }) = self.table.get_mut(flow) {
+            *listed = number;
+        }
     }
 
     /// Makes the flow's entry a closing one.
@@ -289,23 +311,30 @@ impl Store {
         None
     }
 
-    /// Begins to look for flows that their backends no longer have.
+    /// Begins to look for flows that are no longer to be held; once more, when it is under way.
     pub(crate) const fn start_sweep(&mut self) {
-        self.sweep = Some(Cursor::START);
+        if self.sweep.is_some() {
+            self.sweep_again = true;
+        } else {
+            self.sweep = Some(Cursor::START);
+        }
     }
 
     /// Goes on with that, for so many places. (Pending entries have their Cancel, closing ones their end.)
-    pub(crate) fn sweep(&mut self, places: usize, held: impl Fn((MemberId, BootId)) -> bool) {
+    pub(crate) fn sweep(&mut self, places: usize, keeps: impl Fn(Partition, Placed) -> bool) {
         let Some(from) = self.sweep else { return };
         let established = &mut self.counts[1];
-        let next = self.table.sweep(from, places, |_, _, entry| match *entry {
-            Entry::Established { backend, boot, protocol, .. } if !held((backend, boot)) => {
+        let next = self.table.sweep(from, places, |_, flow, entry| match *entry {
+            Entry::Established { backend, boot, counter, protocol, listed, .. }
+                if !keeps(flow.partition(), Placed { backend, boot, counter, listed }) =>
+            {
                 established[of(protocol)] = established[of(protocol)].saturating_sub(1);
                 Verdict::Remove
             }
             Entry::Pending(_) | Entry::Established { .. } | Entry::Closing { .. } => Verdict::Keep,
         });
-        self.sweep = (next != Cursor::START).then_some(next);
+        let again = next == Cursor::START && core::mem::take(&mut self.sweep_again);
+        self.sweep = (again || next != Cursor::START).then_some(next);
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Nanos> {

@@ -1,16 +1,19 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use jlb_flow::{FlowHasher, FlowId, SlabError};
+use jlb_flow::{FlowHasher, FlowId, Partition, SlabError};
 use jlb_map::{MemberRole, Snapshot};
 use jlb_peers::{Carried, Envelope, Peers, PeersConfig};
 use jlb_role::{
-    AllRules, BURST, Burst, Io, MetricSink, Nanos, PacketBuf, Reason, Role, Rule, Rules, WorkerId,
+    AllRules, BURST, Burst, Histogram, Io, MetricSink, Nanos, PacketBuf, Reason, Role, Rule, Rules,
+    WorkerId,
 };
-use jlb_wire::{BootId, Control, FiveTuple, Kind, MemberId};
+use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
 
 use crate::metrics::{self, Rejects};
+use crate::sources::Sources;
 use crate::store::Store;
+use crate::warmth::{Ours, Warmth};
 use crate::{Counts, FlowView};
 
 /// Timers, remembered ends and refusals that one tick works off.
@@ -44,6 +47,8 @@ pub struct TrackerConfig {
 pub enum TrackerEvent {
     /// Another member list.
     Snapshot(Arc<Snapshot>),
+    /// Whether we are about to leave: others are asked to head then.
+    Leaving(bool),
 }
 
 /// One worker of a flow tracker. It owns the partitions whose number modulo the workers is its own.
@@ -54,8 +59,14 @@ pub struct Tracker<R: Rules = AllRules> {
     pub(crate) peers: Peers,
     pub(crate) store: Store,
     pub(crate) rejects: Rejects,
+    pub(crate) sources: Sources,
+    pub(crate) warmth: Warmth,
+    /// What was last reported of our warmth, and when those whom we wait for.
+    pub(crate) told_warm: Option<bool>,
+    pub(crate) told_at: Nanos,
+    pub(crate) refresh_seconds: Histogram,
     pub(crate) salt: u64,
-    hasher: FlowHasher,
+    pub(crate) hasher: FlowHasher,
     handled: u64,
 }
 
@@ -81,9 +92,19 @@ impl<R: Rules> Tracker<R> {
     ) -> Result<Self, SlabError> {
         let TrackerConfig { id, worker, workers, boot, seed, .. } = config;
         let peers = PeersConfig { id, worker, workers, boot, seed };
+        let mut peers = Peers::new(peers, Arc::clone(&snapshot), now);
+        let ours = Ours { me: id, worker: worker.0, workers };
+        let warmth =
+            if rules.on(Rule::Cold) { Warmth::cold(now, ours, &snapshot) } else { Warmth::warm() };
+        peers.set_cold(warmth.count() > 0);
         Ok(Self {
             rules,
-            peers: Peers::new(peers, Arc::clone(&snapshot), now),
+            peers,
+            sources: Sources::new(seed.rotate_left(32)),
+            warmth,
+            told_warm: None,
+            told_at: now,
+            refresh_seconds: Histogram::default(),
             store: Store::new(&config)?,
             rejects: Rejects::default(),
             hasher: FlowHasher::new(snapshot.keys().hash_key),
@@ -148,8 +169,12 @@ impl<R: Rules> Tracker<R> {
                 {
                     self.store.start_sweep();
                 }
-                if let Some(other) = other {
-                    io.drop(other.buf, Reason::WrongKind);
+                match other {
+                    Some(other) if other.body.kind == BodyKind::Refresh => {
+                        self.on_refresh(now, other, io);
+                    }
+                    Some(other) => io.drop(other.buf, Reason::WrongKind),
+                    None => {}
                 }
                 None
             }
@@ -188,24 +213,55 @@ impl<R: Rules> Tracker<R> {
             Kind::Accept => self.on_accept(now, message, io),
             Kind::Reject => self.on_reject(now, message, io),
             Kind::Close => self.on_close(now, message, io),
-            Kind::Cancel | Kind::Query | Kind::State | Kind::NotMine => {
+            Kind::Query => self.on_query(now, message, io),
+            Kind::Cancel | Kind::State | Kind::NotMine => {
                 io.drop(message.buf, Reason::WrongKind);
             }
         }
     }
 
     /// The time of a pending entry's backend to answer is over: it is asked to decide now, again and again. The entry
-    /// itself never just expires (rule 7), unless the operator took its backend out of the list.
+    /// itself never just expires (rule 7), unless its backend is dead or the operator took it out of the list.
     fn cancel<B: PacketBuf>(&mut self, now: Nanos, cookie: jlb_flow::Cookie, io: &mut impl Io<B>) {
         let Some(pending) = self.store.pending_mut(cookie) else { return };
         pending.cancels = pending.cancels.saturating_add(1);
+        pending.asked_at = now;
         let pending = *pending;
         let expires = !self.rules.on(Rule::PendingNeverExpires);
-        if expires || self.snapshot.member(pending.backend).is_none() {
+        let dead = self.peers.dead(now, pending.backend, self.rules.on(Rule::TwoWitnesses));
+        if expires || dead || self.snapshot.member(pending.backend).is_none() {
             return self.store.remove(&pending.flow);
         }
         self.send_cancel(&pending, io);
         self.store.schedule_cancel(now, cookie);
+    }
+}
+
+impl<R: Rules> Tracker<R> {
+    /// Why we may not lead a chain in a partition that we once voted in.
+    pub(crate) fn may_not_head(&self, partition: Partition) -> Option<Reason> {
+        if !self.snapshot.trio(partition).contains(self.peers.me()) {
+            return Some(Reason::NotInTrio);
+        }
+        self.warmth.is_cold(partition).then_some(Reason::Cold)
+    }
+
+    /// Which partitions are this worker's.
+    pub(crate) fn ours(&self) -> Ours {
+        let (worker, workers) = (self.peers.worker().0, self.peers.workers());
+        Ours { me: self.peers.me(), worker, workers }
+    }
+
+    /// Goes on to remove established flows whose backend is gone from the list, began anew, or did not list them, and those
+    /// of partitions that others own now. Not those of dead hosts: one that speaks again has them still.
+    fn sweep(&mut self) {
+        let (snapshot, peers, sources) = (&self.snapshot, &self.peers, &self.sources);
+        self.store.sweep(SWEPT_PER_TICK, |partition, flow| {
+            snapshot.member(flow.backend).is_some()
+                && peers.boot(flow.backend).is_none_or(|current| current == flow.boot)
+                && snapshot.trio(partition).contains(peers.me())
+                && !sources.misses(flow.backend, (flow.boot, flow.counter), flow.listed)
+        });
     }
 }
 
@@ -223,17 +279,24 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
         }
     }
 
-    fn event(&mut self, now: Nanos, event: TrackerEvent, _: &mut impl Io<B>) {
+    fn event(&mut self, now: Nanos, event: TrackerEvent, io: &mut impl Io<B>) {
         match event {
             TrackerEvent::Snapshot(snapshot) => {
                 self.rejects.renumber(&self.snapshot, &snapshot);
                 let backends = self.snapshot.with_role(MemberRole::Backend);
-                if backends.iter().any(|&id| snapshot.member(id).is_none()) {
+                let other_epoch = snapshot.epoch() != self.snapshot.epoch();
+                if other_epoch || backends.iter().any(|&id| snapshot.member(id).is_none()) {
                     self.store.start_sweep();
                 }
+                if other_epoch && self.rules.on(Rule::Cold) {
+                    self.warmth.change(now, self.ours(), &self.snapshot, &snapshot);
+                }
+                self.sources.update(&self.snapshot, &snapshot);
                 self.peers.update(Arc::clone(&snapshot), now);
                 self.snapshot = snapshot;
+                self.tell_warmth(io);
             }
+            TrackerEvent::Leaving(leaving) => self.peers.set_leaving(leaving),
         }
     }
 
@@ -243,12 +306,13 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
         while let Some(cookie) = self.store.expire(now, &mut budget) {
             self.cancel(now, cookie, io);
         }
-        let held = |backend| holds(&self.snapshot, &self.peers, backend);
-        self.store.sweep(SWEPT_PER_TICK, held);
+        self.sweep();
+        self.pull(now, io);
     }
 
     fn next_deadline(&self) -> Option<Nanos> {
-        [self.peers.next_deadline(), self.store.next_deadline()].into_iter().flatten().min()
+        let deadlines = [self.peers.next_deadline(), self.store.next_deadline()];
+        deadlines.into_iter().flatten().chain([self.sources.next_deadline()]).min()
     }
 
     fn flow_packets(&self) -> Option<u64> {
@@ -258,20 +322,16 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
     fn collect(&self, out: &mut dyn MetricSink) {
         self.peers.collect(out);
         metrics::collect(&self.store, &self.rejects, &self.snapshot, out);
+        metrics::collect_refresh(
+            self.warmth.count(),
+            self.sources.batches,
+            &self.refresh_seconds,
+            out,
+        );
     }
 }
 
-/// Whether what a backend said under that boot id still counts: neither the operator took it out of the list nor did
-/// it begin anew (rule 12).
-pub(crate) fn holds(
-    snapshot: &Snapshot,
-    peers: &Peers,
-    (backend, boot): (MemberId, BootId),
-) -> bool {
-    snapshot.member(backend).is_some() && peers.boot(backend).is_none_or(|current| current == boot)
-}
-
 /// The worker that owns a flow.
-fn owner(flow: &FlowId, workers: u8) -> WorkerId {
+pub(crate) fn owner(flow: &FlowId, workers: u8) -> WorkerId {
     WorkerId((flow.partition().as_u16() % u16::from(workers.max(1))) as u8)
 }

@@ -12,7 +12,8 @@ use jlb_wire::{
 use crate::Ingress;
 use crate::egress;
 use crate::flows::{CLOSING_TIME, Flow};
-use crate::metrics::Opened;
+use crate::metrics::{Opened, Queried};
+use crate::pending::{Pending, Question};
 use crate::reply::Reply;
 
 const UDP: u8 = 17;
@@ -82,7 +83,8 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
                     self.close(now, &message, flow, io);
                     Ok(())
                 }
-                Kind::Open | Kind::Cancel | Kind::Query | Kind::NotMine => Err(Reason::WrongKind),
+                Kind::NotMine => self.not_mine(now, &message, flow, io),
+                Kind::Open | Kind::Cancel | Kind::Query => Err(Reason::WrongKind),
             }
         });
         if let Err(why) = used {
@@ -99,10 +101,21 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         io: &mut impl Io<B>,
     ) -> Result<(), Reason> {
         // The retransmitter goes on.
-        if message.flags.has(Flags::PENDING) || message.flags.has(Flags::UNKNOWN) {
+        if message.flags.has(Flags::PENDING) {
             return Ok(());
         }
+        if message.flags.has(Flags::UNKNOWN) {
+            return match self.flows.get(flow.1) {
+                Some(Flow::Pending { cookie, .. }) => self.unknown(now, message, cookie, io),
+                _ => Err(Reason::Unexpected),
+            };
+        }
         let backend = message.backend.ok_or(Reason::Malformed)?;
+        if let Some(Flow::Pending { cookie, .. }) = self.flows.get(flow.1)
+            && !self.answers(message, cookie)
+        {
+            return Err(Reason::Unexpected);
+        }
         self.found(now, message, flow, backend, io)
     }
 
@@ -119,16 +132,18 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
             return Err(Reason::Unexpected);
         };
         let pending = self.pending.get(cookie).ok_or(Reason::Unexpected)?;
-        if protocol == Protocol::Tcp && pending.incarnation != message.incarnation {
+        let opens = pending.opens();
+        if protocol == Protocol::Tcp && opens.is_some_and(|isn| isn != message.incarnation) {
             return Err(Reason::Unexpected);
         }
         if self.view.templates.of(backend).is_none() {
-            return Err(Reason::NoBackend);
+            let dead = self.view.templates.is_dead(backend);
+            return Err(if dead { Reason::BackendDead } else { Reason::NoBackend });
         }
-        let waited = now.since(pending.opened);
+        let waited = now.since(pending.since);
         let incarnation = message.incarnation;
         let templates = &self.view.templates;
-        self.flows.settle(backend, |backend| templates.of(backend).is_some());
+        self.flows.settle(backend, |backend| templates.knows(backend));
         // In place of the pending entry, so never full.
         let established = Flow::Established { protocol, backend, incarnation };
         self.flows.put(id, established).map_err(|_| Reason::FlowTableFull)?;
@@ -137,11 +152,13 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         // Of a datagram flow, the Accept of an earlier Open says nothing of the datagram in this one.
         let delivered =
             accepted && (protocol == Protocol::Tcp || message.cookie == cookie.to_wire());
-        let how = if accepted { Opened::Accepted } else { Opened::Found };
-        self.count_open(tuple, how, waited);
+        match opens {
+            None => self.counters.queried(Queried::Found),
+            Some(_) if accepted => self.count_open(tuple, Opened::Accepted, waited),
+            Some(_) => self.count_open(tuple, Opened::Found, waited),
+        }
         // Half a datagram was of no use: the whole one was not delivered yet. A cut SYN's data comes again.
-        let whole_to_come = protocol == Protocol::Udp
-            && Packet::parse(pending.first.bytes()).is_ok_and(|p| OpenCut::of(&p).cut);
+        let whole_to_come = protocol == Protocol::Udp && was_cut(&pending);
         self.flush(now, pending, !delivered || whole_to_come, backend, io);
         Ok(())
     }
@@ -161,25 +178,24 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
             return Err(Reason::Unexpected);
         };
         let pending = self.pending.get(cookie).ok_or(Reason::Unexpected)?;
+        let opens = pending.opens().ok_or(Reason::Unexpected)?;
         match protocol {
-            Protocol::Tcp if pending.incarnation != message.incarnation => {
-                return Err(Reason::Unexpected);
-            }
+            Protocol::Tcp if opens != message.incarnation => return Err(Reason::Unexpected),
             // All Opens of a datagram flow name incarnation 0, so the cookie tells this one from an earlier one.
             Protocol::Udp if message.cookie != cookie.to_wire() => return Err(Reason::StaleCookie),
             Protocol::Tcp | Protocol::Udp => {}
         }
-        let waited = now.since(pending.opened);
+        let waited = now.since(pending.since);
         self.count_open(tuple, Opened::Refused, waited);
         let service = self.view.service(tuple);
         let service = service.and_then(|s| self.view.snapshot.service_by_id(s));
         if service.is_some_and(|s| s.on_exhausted == OnExhausted::Drop) {
             self.abandon(cookie, Reason::RefusedDrop, io);
         } else {
-            if let Some(pending) = self.pending.get(cookie)
-                && let Ok(packet) = Packet::parse(pending.first.bytes())
+            if let Some(Question::Open(opening)) = self.pending.get(cookie).map(|p| &p.question)
+                && let Ok(packet) = Packet::parse(opening.first.bytes())
             {
-                let original = (pending.first.bytes(), &packet);
+                let original = (opening.first.bytes(), &packet);
                 self.replies.say(now, Reply::Refused, original, &self.view, io);
             }
             self.abandon(cookie, Reason::RefusedReset, io);
@@ -205,12 +221,12 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
             // It overtook its Accept, which may come after the entry is freed, when no Close would follow it. (A
             // datagram flow's Close may be of an earlier incarnation: its Open goes on.)
             Some(Flow::Pending { protocol: Protocol::Tcp, cookie })
-                if self.pending.get(cookie).is_some_and(|p| p.incarnation == incarnation) =>
+                if self.pending.get(cookie).is_some_and(|p| p.opens() == Some(incarnation)) =>
             {
                 let protocol = Protocol::Tcp;
                 self.start_closing(now, id, Flow::Closing { protocol, backend, incarnation });
                 if let Some(pending) = self.take_pending(cookie) {
-                    self.count_open(tuple, Opened::Closed, now.since(pending.opened));
+                    self.count_open(tuple, Opened::Closed, now.since(pending.since));
                     self.flush(now, pending, false, backend, io);
                 }
             }
@@ -233,6 +249,16 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         if self.flows.put(id, closing).is_ok() {
             self.flows.close_at(now + CLOSING_TIME, id, incarnation);
         }
+    }
+}
+
+/// Whether its Open carried only the headers.
+fn was_cut<B: PacketBuf>(pending: &Pending<B>) -> bool {
+    match &pending.question {
+        Question::Open(opening) => {
+            Packet::parse(opening.first.bytes()).is_ok_and(|p| OpenCut::of(&p).cut)
+        }
+        Question::Query(_) => false,
     }
 }
 

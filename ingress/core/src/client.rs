@@ -87,12 +87,13 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         let other_isn = |stored: u32| packet.tcp.is_some_and(|t| t.is_open() && t.seq != stored);
         match self.flows.get(id) {
             None if packet.can_open() => self.open(now, b, packet, id, io),
-            None => io.drop(b, Reason::NoFlow),
+            None => self.query(now, b, packet, id, io),
             Some(Flow::Pending { cookie, .. }) => {
                 let displaced = self
                     .pending
                     .get(cookie)
-                    .is_some_and(|p| !self.rules.on(Rule::Incumbent) && other_isn(p.incarnation.0));
+                    .and_then(crate::pending::Pending::opens)
+                    .is_some_and(|isn| !self.rules.on(Rule::Incumbent) && other_isn(isn.0));
                 if displaced {
                     self.abandon(cookie, Reason::DuplicateSyn, io);
                     self.open(now, b, packet, id, io);
@@ -126,7 +127,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         io: &mut impl Io<B>,
     ) {
         let Some(template) = self.view.templates.of(backend) else {
-            return io.drop(b, Reason::NoBackend);
+            return self.no_way(now, b, (packet, id), backend, io);
         };
         if b.len() > template.max_inner() {
             let max = template.max_inner();
@@ -140,6 +141,30 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
             }
             Err(_) => io.drop(b, Reason::Oversized),
         }
+    }
+
+    /// A packet of a flow whose backend is not there. If it is dead, so is the flow: its client is told now, and not by its
+    /// own patience; what can open a flow opens another one.
+    #[cold]
+    fn no_way(
+        &mut self,
+        now: Nanos,
+        b: B,
+        (packet, id): (&Packet, &FlowId),
+        backend: MemberId,
+        io: &mut impl Io<B>,
+    ) {
+        if !self.view.templates.is_dead(backend) {
+            return io.drop(b, Reason::NoBackend);
+        }
+        self.flows.remove(id);
+        if packet.can_open() {
+            return self.open(now, b, packet, id, io);
+        }
+        if Reply::may_reset(packet) {
+            self.replies.say(now, Reply::Unknown, (b.bytes(), packet), &self.view, io);
+        }
+        io.drop(b, Reason::BackendDead);
     }
 
     /// A packet that does not fit the underlay when it is encapsulated.

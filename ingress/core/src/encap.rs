@@ -84,12 +84,17 @@ fn patch_udp(udp: &mut [u8], len: u16, source_port: [u8; 2], inner_v6: bool) {
     udp[10..12].copy_from_slice(&ethertype.to_be_bytes());
 }
 
+/// Mark of a position whose backend is dead: no template has it. (There are at most 4095.)
+const DEAD: u16 = 1 << 15;
+
 /// The templates of all backends.
 #[derive(Debug)]
 pub(crate) struct Templates {
     /// Position in `templates` plus 1, by member id; 0: not a backend.
     positions: Box<[u16]>,
     templates: Vec<Template>,
+    /// Backends that are dead: nothing is sent to them.
+    dead: Vec<MemberId>,
 }
 
 impl Templates {
@@ -105,7 +110,7 @@ impl Templates {
                 positions[backend.index()] = templates.len() as u16;
             }
         }
-        Self { positions, templates }
+        Self { positions, templates, dead: Vec::new() }
     }
 
     /// Whether a backend of these is none of the others.
@@ -116,7 +121,30 @@ impl Templates {
             .any(|(&mine, &theirs)| mine != 0 && theirs == 0)
     }
 
-    /// The template for a backend; `None` when there is no such backend (any more).
+    /// Whether there is such a backend, dead or alive.
+    pub(crate) fn knows(&self, backend: MemberId) -> bool {
+        self.positions[backend.index()] != 0
+    }
+
+    /// Whether a backend counts as dead.
+    pub(crate) fn is_dead(&self, backend: MemberId) -> bool {
+        self.dead.contains(&backend)
+    }
+
+    /// Notes who of these is dead now.
+    pub(crate) fn bury(&mut self, dead: impl Iterator<Item = MemberId>) {
+        for backend in core::mem::take(&mut self.dead) {
+            self.positions[backend.index()] &= !DEAD;
+        }
+        for backend in dead {
+            if self.positions[backend.index()] != 0 {
+                self.positions[backend.index()] |= DEAD;
+                self.dead.push(backend);
+            }
+        }
+    }
+
+    /// The template for a backend; `None` when there is no such backend (any more), or it is dead.
     #[inline]
     pub(crate) fn of(&self, backend: MemberId) -> Option<&Template> {
         let position = usize::from(self.positions[backend.index()]);

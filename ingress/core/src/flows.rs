@@ -7,7 +7,11 @@ use jlb_wire::{Incarnation, MemberId, Protocol};
 /// How long a closed flow still leads its late packets to its backend (design, section 4).
 pub(crate) const CLOSING_TIME: Nanos = Nanos::from_secs(2);
 
-/// What the table holds of a flow: 8 bytes, so that a bucket is one cache line.
+/// An established flow of which nothing was seen between two looks goes: so at the latest after twice as long. An entry is
+/// only a cache, and a later packet asks (design, section 4).
+const IDLE: Nanos = Nanos::from_secs(300);
+
+/// What is known of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
     /// Waits for an answer; the rest is in the pool of pending entries.
@@ -18,7 +22,64 @@ pub(crate) enum Flow {
     Closing { protocol: Protocol, backend: MemberId, incarnation: Incarnation },
 }
 
-const _: () = assert!(size_of::<Flow>() == 8);
+/// What the table holds of a flow: 8 bytes, so that a bucket is one cache line. (An enum around [`Flow`] would take 12.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    Pending {
+        protocol: Protocol,
+        cookie: Cookie,
+    },
+    Established {
+        protocol: Protocol,
+        backend: MemberId,
+        incarnation: Incarnation,
+    },
+    /// Established, and nothing of it was seen since the last look.
+    Quiet {
+        protocol: Protocol,
+        backend: MemberId,
+        incarnation: Incarnation,
+    },
+    Closing {
+        protocol: Protocol,
+        backend: MemberId,
+        incarnation: Incarnation,
+    },
+}
+
+const _: () = assert!(size_of::<Stored>() == 8);
+
+impl Stored {
+    #[inline]
+    const fn of(flow: Flow) -> Self {
+        match flow {
+            Flow::Pending { protocol, cookie } => Self::Pending { protocol, cookie },
+            Flow::Established { protocol, backend, incarnation } => {
+                Self::Established { protocol, backend, incarnation }
+            }
+            Flow::Closing { protocol, backend, incarnation } => {
+                Self::Closing { protocol, backend, incarnation }
+            }
+        }
+    }
+
+    #[inline]
+    const fn flow(self) -> Flow {
+        match self {
+            Self::Pending { protocol, cookie } => Flow::Pending { protocol, cookie },
+            Self::Established { protocol, backend, incarnation }
+            | Self::Quiet { protocol, backend, incarnation } => {
+                Flow::Established { protocol, backend, incarnation }
+            }
+            Self::Closing { protocol, backend, incarnation } => {
+                Flow::Closing { protocol, backend, incarnation }
+            }
+        }
+    }
+}
+
+/// Index of the counts of established flows.
+const ESTABLISHED: usize = 1;
 
 /// A flow's state, for status and checkers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +89,11 @@ pub enum FlowState {
         /// That it names: 0 for UDP.
         incarnation: Incarnation,
         /// Packets that wait, the one inside Open included.
+        packets: usize,
+    },
+    /// A Query is under way.
+    Asked {
+        /// Packets that wait.
         packets: usize,
     },
     /// Packets go to a backend.
@@ -50,7 +116,7 @@ impl Flow {
     const fn state(self) -> usize {
         match self {
             Self::Pending { .. } => 0,
-            Self::Established { .. } => 1,
+            Self::Established { .. } => ESTABLISHED,
             Self::Closing { .. } => 2,
         }
     }
@@ -67,7 +133,7 @@ impl Flow {
 /// The flow table, with what keeps it in order: closing entries and their time, and counts by state.
 #[derive(Debug)]
 pub(crate) struct Flows {
-    table: FlowTable<Flow>,
+    table: FlowTable<Stored>,
     /// When closing entries go. All live equally long, so the oldest is in front. An entry that a new incarnation
     /// replaced meanwhile is told by its own.
     closing: VecDeque<Closing>,
@@ -75,6 +141,9 @@ pub(crate) struct Flows {
     counts: [[u64; 2]; 3],
     /// Where the search for flows of vanished backends stands.
     sweep: Option<Cursor>,
+    /// Where the search for flows that have fallen silent stands, and when the next one begins.
+    aging: Option<Cursor>,
+    next_aging: Nanos,
     /// Backends that began anew: datagram flows of theirs that the search meets are from before.
     renewed: Vec<MemberId>,
 }
@@ -87,8 +156,8 @@ struct Closing {
 }
 
 impl Flows {
-    pub(crate) fn new(capacity: usize, anybody: MemberId) -> Self {
-        let filler = Flow::Established {
+    pub(crate) fn new(capacity: usize, anybody: MemberId, now: Nanos) -> Self {
+        let filler = Stored::Quiet {
             protocol: Protocol::Tcp,
             backend: anybody,
             incarnation: Incarnation(0),
@@ -98,6 +167,8 @@ impl Flows {
             closing: VecDeque::with_capacity(capacity),
             counts: [[0; 2]; 3],
             sweep: None,
+            aging: None,
+            next_aging: now + IDLE,
             renewed: Vec::new(),
         }
     }
@@ -116,26 +187,38 @@ impl Flows {
         self.table.lookup_batch(ids, found);
     }
 
-    /// The flow at a place that a look-up for this id gave, unless another flow has it by now.
+    /// The flow at a place that a look-up for this id gave, unless another flow has it by now. A packet of it is here.
     #[inline]
-    pub(crate) fn at(&self, slot: Slot, id: &FlowId) -> Option<Flow> {
+    pub(crate) fn at(&mut self, slot: Slot, id: &FlowId) -> Option<Flow> {
         if self.table.fingerprint_at(slot) != Some(id.fingerprint()) {
             return None;
         }
-        self.table.at(slot).copied()
+        let stored = *self.table.at(slot)?;
+        if let Stored::Quiet { .. } = stored {
+            self.put_at(slot, stored.flow());
+        }
+        Some(stored.flow())
+    }
+
+    /// Written once in a long while, so that the packets of a flow only read its line.
+    #[cold]
+    fn put_at(&mut self, slot: Slot, flow: Flow) {
+        if let Some(stored) = self.table.at_mut(slot) {
+            *stored = Stored::of(flow);
+        }
     }
 
     pub(crate) fn get(&self, id: &FlowId) -> Option<Flow> {
-        self.table.at(self.table.find(id)?).copied()
+        self.table.at(self.table.find(id)?).map(|stored| stored.flow())
     }
 
     /// Stores a flow, in place of what the table had of it.
     pub(crate) fn put(&mut self, id: &FlowId, flow: Flow) -> Result<(), Full> {
-        match self.table.insert(id, flow)? {
+        match self.table.insert(id, Stored::of(flow))? {
             Inserted::New(_) => {}
             Inserted::Existing(slot) => {
                 if let Some(stored) = self.table.at_mut(slot) {
-                    let old = core::mem::replace(stored, flow);
+                    let old = core::mem::replace(stored, Stored::of(flow)).flow();
                     self.counts[old.state()][protocol_index(old.protocol())] -= 1;
                 }
             }
@@ -145,7 +228,7 @@ impl Flows {
     }
 
     pub(crate) fn remove(&mut self, id: &FlowId) {
-        if let Some(old) = self.table.remove(id) {
+        if let Some(old) = self.table.remove(id).map(Stored::flow) {
             self.counts[old.state()][protocol_index(old.protocol())] -= 1;
         }
     }
@@ -206,11 +289,12 @@ impl Flows {
     pub(crate) fn sweep(&mut self, places: usize, known: impl Fn(MemberId) -> bool) {
         let Some(from) = self.sweep else { return };
         let (counts, renewed) = (&mut self.counts, &self.renewed);
-        let next = self.table.sweep(from, places, |_, _, flow| match *flow {
+        let next = self.table.sweep(from, places, |_, _, stored| match stored.flow() {
             Flow::Established { protocol, backend, .. }
             | Flow::Closing { protocol, backend, .. }
                 if !known(backend) || (protocol == Protocol::Udp && renewed.contains(&backend)) =>
             {
+                let flow = stored.flow();
                 counts[flow.state()][protocol_index(flow.protocol())] -= 1;
                 Verdict::Remove
             }
@@ -222,11 +306,33 @@ impl Flows {
         }
     }
 
+    /// Goes on with the search for flows that have fallen silent, for so many places; begins one when it is time.
+    pub(crate) fn age(&mut self, now: Nanos, places: usize) {
+        if self.aging.is_none() && now >= self.next_aging {
+            self.next_aging = now + IDLE;
+            self.aging = Some(Cursor::START);
+        }
+        let Some(from) = self.aging else { return };
+        let counts = &mut self.counts;
+        let next = self.table.sweep(from, places, |_, _, stored| match *stored {
+            Stored::Quiet { protocol, .. } => {
+                counts[ESTABLISHED][protocol_index(protocol)] -= 1;
+                Verdict::Remove
+            }
+            Stored::Established { protocol, backend, incarnation } => {
+                *stored = Stored::Quiet { protocol, backend, incarnation };
+                Verdict::Keep
+            }
+            Stored::Pending { .. } | Stored::Closing { .. } => Verdict::Keep,
+        });
+        self.aging = (next != Cursor::START).then_some(next);
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Nanos> {
-        if self.sweep.is_some() {
+        if self.sweep.is_some() || self.aging.is_some() {
             return Some(Nanos::ZERO);
         }
-        self.closing.front().map(|c| c.until)
+        self.closing.front().map(|c| c.until).into_iter().chain([self.next_aging]).min()
     }
 }
 
@@ -259,14 +365,14 @@ mod tests {
             incarnation: Incarnation(7),
         };
         // Many times what one tick sweeps.
-        let mut flows = Flows::new(100_000, a);
+        let mut flows = Flows::new(100_000, a, Nanos::ZERO);
         flows.put(&old, flow(a)).unwrap();
         flows.put(&other, flow(b)).unwrap();
         flows.renew(a);
         flows.sweep(1, |_| true);
-        assert!(flows.next_deadline().is_some());
+        assert_eq!(flows.next_deadline(), Some(Nanos::ZERO));
         flows.settle(b, |_| true);
-        assert!(flows.next_deadline().is_some(), "none of its business");
+        assert_eq!(flows.next_deadline(), Some(Nanos::ZERO), "none of its business");
         flows.settle(a, |_| true);
         flows.put(&new, flow(a)).unwrap();
         flows.sweep(usize::MAX, |_| true);
@@ -274,6 +380,38 @@ mod tests {
             [old, new, other].map(|id| flows.get(&id)),
             [None, Some(flow(a)), Some(flow(b))]
         );
-        assert_eq!((flows.count(1, Protocol::Udp), flows.next_deadline()), (2, None));
+        assert_eq!((flows.count(1, Protocol::Udp), flows.next_deadline()), (2, Some(IDLE)));
+    }
+
+    #[test]
+    fn a_flow_that_falls_silent_goes_and_one_with_packets_stays() {
+        let hasher = FlowHasher::new(HashKey([1; 16]));
+        let [talks, silent] = [1, 2].map(|port| {
+            let tuple = FiveTuple::v4(
+                [198, 51, 100, 9],
+                [203, 0, 113, 10],
+                [0, port, 0, 80],
+                Protocol::Tcp,
+            );
+            hasher.id(&tuple)
+        });
+        let backend = MemberId::new(21).unwrap();
+        let flow =
+            Flow::Established { protocol: Protocol::Tcp, backend, incarnation: Incarnation(7) };
+        let mut flows = Flows::new(10_000, backend, Nanos::ZERO);
+        flows.put(&talks, flow).unwrap();
+        flows.put(&silent, flow).unwrap();
+        for round in 1..=3u64 {
+            let mut found = [None];
+            flows.lookup_batch(&[talks], &mut found);
+            assert_eq!(flows.at(found[0].unwrap(), &talks), Some(flow));
+            let now = Nanos(IDLE.0 * round);
+            while flows.next_deadline().is_some_and(|at| at <= now) {
+                flows.age(now, 100);
+            }
+            let kept = (round == 1).then_some(flow);
+            assert_eq!([flows.get(&talks), flows.get(&silent)], [Some(flow), kept], "{round}");
+        }
+        assert_eq!(flows.count(ESTABLISHED, Protocol::Tcp), 1);
     }
 }

@@ -1,15 +1,16 @@
 use std::sync::Arc;
 
 use jlb_flow::{Cookie, FlowId, Slab, SlabError, Wheel};
-use jlb_map::Snapshot;
-use jlb_peers::{Peers, PeersConfig};
-use jlb_role::{AllRules, Burst, Io, MetricSink, Nanos, PacketBuf, Role, Rules, WorkerId};
+use jlb_map::{MemberRole, Snapshot};
+use jlb_peers::{Peers, PeersConfig, Random};
+use jlb_role::{AllRules, Burst, Io, MetricSink, Nanos, PacketBuf, Role, Rule, Rules, WorkerId};
 use jlb_wire::{BootId, MemberId, Protocol};
 
+use crate::budget::QueryBudget;
 use crate::client::Clients;
 use crate::flows::{Flow, FlowState, Flows};
 use crate::metrics::Counters;
-use crate::opening::Pending;
+use crate::pending::{Pending, Question};
 use crate::reply::Replies;
 use crate::view::View;
 
@@ -18,6 +19,8 @@ const DONE_PER_TICK: usize = 256;
 /// Places of the flow table that one tick searches at most for flows of vanished backends: about 50 µs.
 const SWEPT_PER_TICK: usize = 4096;
 /// Resolution of the timers of pending entries; the shortest runs 25 ms.
+/// How often it is looked who is dead: a tenth of what makes a death.
+const BURIAL: Nanos = Nanos::from_millis(100);
 const GRANULE: Nanos = Nanos::from_millis(1);
 
 /// What one worker's ingress is made with.
@@ -70,8 +73,14 @@ pub struct Ingress<B, R = AllRules> {
     /// Packets that wait in them, and how many may.
     pub(crate) held: usize,
     pub(crate) most_held: usize,
+    /// Those of them that are Queries.
+    pub(crate) queries: usize,
+    pub(crate) budget: QueryBudget,
+    pub(crate) nonces: Random,
     /// One timer for each pending entry.
     pub(crate) timers: Wheel<Cookie>,
+    /// When it is to be looked again who is dead.
+    burial: Nanos,
     pub(crate) replies: Replies,
     pub(crate) counters: Counters,
 }
@@ -94,11 +103,16 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
             rules,
             view: View::new(Arc::clone(&snapshot), id),
             peers: Peers::new(PeersConfig { id, worker, workers, boot, seed }, snapshot, now),
-            flows: Flows::new(config.flow_capacity, id),
+            flows: Flows::new(config.flow_capacity, id, now),
             pending: Slab::new(worker, config.pending_capacity)?,
             held: 0,
             most_held: usize::MAX,
+            queries: 0,
+            budget: QueryBudget::new(),
+            // Another sequence than that of the Probes.
+            nonces: Random::new(!seed),
             timers: Wheel::new(config.pending_capacity, GRANULE),
+            burial: now + BURIAL,
             replies: Replies::new(),
             counters,
         })
@@ -118,8 +132,13 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         Some(match self.flows.get(id)? {
             Flow::Pending { cookie, .. } => {
                 let pending = self.pending.get(cookie)?;
-                let packets = 1 + pending.queue.len();
-                FlowState::Pending { incarnation: pending.incarnation, packets }
+                let packets = pending.packets();
+                match &pending.question {
+                    Question::Open(opening) => {
+                        FlowState::Pending { incarnation: opening.incarnation, packets }
+                    }
+                    Question::Query(_) => FlowState::Asked { packets },
+                }
             }
             Flow::Established { backend, incarnation, .. } => {
                 FlowState::Established { backend, incarnation }
@@ -141,7 +160,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
     /// Entries of the pending pool in use, and packets that they hold; for status and checkers.
     #[must_use]
     pub fn waiting(&self) -> (usize, usize) {
-        (self.pending.len(), self.pending.iter().map(|(_, p)| 1 + p.queue.len()).sum())
+        (self.pending.len(), self.pending.iter().map(|(_, p)| p.packets()).sum())
     }
 
     /// What we know of the other members.
@@ -156,11 +175,25 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         &self.view.snapshot
     }
 
+    /// Looks which backends are dead, as two members see it.
+    fn bury(&mut self, now: Nanos) {
+        if now < self.burial {
+            return;
+        }
+        self.burial = now + BURIAL;
+        let two = self.rules.on(Rule::TwoWitnesses);
+        let Self { view, peers, .. } = self;
+        let backends = view.snapshot.with_role(MemberRole::Backend).iter().copied();
+        view.templates.bury(backends.filter(|&id| peers.dead(now, id, two)));
+    }
+
     fn take_snapshot(&mut self, now: Nanos, snapshot: Arc<Snapshot>) {
         let me = self.peers.me();
         let old = core::mem::replace(&mut self.view, View::new(Arc::clone(&snapshot), me));
         self.counters.update(&snapshot);
         self.peers.update(snapshot, now);
+        // Who was dead is looked at again at once: a new list has forgotten it.
+        self.burial = now;
         if old.templates.any_missing_in(&self.view.templates) {
             self.flows.start_sweep();
         }
@@ -198,13 +231,19 @@ impl<B: PacketBuf, R: Rules> Role<B> for Ingress<B, R> {
         }
         self.flows.expire(now, DONE_PER_TICK);
         let templates = &self.view.templates;
-        self.flows.sweep(SWEPT_PER_TICK, |backend| templates.of(backend).is_some());
+        self.flows.sweep(SWEPT_PER_TICK, |backend| templates.knows(backend));
+        self.flows.age(now, SWEPT_PER_TICK);
         self.peers.tick(now, io);
+        self.bury(now);
     }
 
     fn next_deadline(&self) -> Option<Nanos> {
-        let deadlines =
-            [self.timers.next_deadline(), self.flows.next_deadline(), self.peers.next_deadline()];
+        let deadlines = [
+            self.timers.next_deadline(),
+            self.flows.next_deadline(),
+            self.peers.next_deadline(),
+            Some(self.burial),
+        ];
         deadlines.into_iter().flatten().min()
     }
 

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod answers;
+mod budget;
 mod client;
 mod directory;
 mod egress;
@@ -25,9 +26,12 @@ mod ingress;
 mod limit;
 mod metrics;
 mod opening;
+mod pending;
+mod query;
 mod reply;
 mod view;
 
 pub use flows::FlowState;
 pub use ingress::{FlowCounts, Ingress, IngressConfig, IngressEvent};
-pub use opening::{OPEN_TIMEOUT, PENDING_QUEUE};
+pub use opening::OPEN_TIMEOUT;
+pub use pending::PENDING_QUEUE;

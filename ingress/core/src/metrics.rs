@@ -29,6 +29,11 @@ static OPENS: Metric = Metric {
     help: "Flows that this ingress opened, by what became of them.",
     kind: MetricKind::Counter,
 };
+static QUERIES: Metric = Metric {
+    name: "jlb_queries_total",
+    help: "Flows that began elsewhere and whose backend this ingress asked for, by what came of it.",
+    kind: MetricKind::Counter,
+};
 static OPEN_DURATION: Metric = Metric {
     name: "jlb_open_duration_seconds",
     help: "Time from a flow's first packet to the answer to its Open.",
@@ -76,12 +81,28 @@ impl Opened {
     ];
 }
 
+/// What came of a Query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Queried {
+    /// The flow's backend is known now.
+    Found,
+    /// Two trackers do not know the flow.
+    Unknown,
+    /// No answer came in time.
+    Timeout,
+}
+
+/// As in the label `result`.
+const QUERIED: [&str; 3] = ["found", "unknown", "timeout"];
+
 /// Everything counted, by one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     /// By [`ServiceId`] of the snapshot in force.
     services: Vec<ServiceCounters>,
     open_duration: Histogram,
+    queries: [u64; QUERIED.len()],
     pub(crate) data: u64,
     pub(crate) egress: u64,
     /// Packets of clients, backends and trackers, whatever became of them; Probe does not count.
@@ -121,6 +142,11 @@ impl Counters {
         }
     }
 
+    /// A Query came to an end.
+    pub(crate) const fn queried(&mut self, how: Queried) {
+        self.queries[how as usize] += 1;
+    }
+
     pub(crate) fn collect(&self, flows: &Flows, pending: (usize, usize), out: &mut dyn MetricSink) {
         for (state, label) in ["pending", "established", "closing"].into_iter().enumerate() {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -136,6 +162,9 @@ impl Counters {
                 let labels = [("service", service.name.as_str()), ("result", result)];
                 out.value(&OPENS, &labels, service.opens[how as usize] as f64);
             }
+        }
+        for (result, n) in QUERIED.into_iter().zip(self.queries) {
+            out.value(&QUERIES, &[("result", result)], n as f64);
         }
         out.histogram(&OPEN_DURATION, &[], &self.open_duration);
         for (path, n) in [("data", self.data), ("egress", self.egress)] {

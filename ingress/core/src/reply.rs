@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 
 use jlb_role::{Io, MetricSink, Nanos, NoRoom, PacketBuf, UnderlayDst};
-use jlb_wire::{FiveTuple, Packet, checksum, tcp_flags};
+use jlb_wire::{FiveTuple, Packet, Tcp, checksum, tcp_flags};
 
 use crate::limit::TokenBucket;
 use crate::metrics::{REPLIES, REPLIES_WITHHELD};
@@ -24,6 +24,8 @@ const ICMP_HEADER: usize = 8;
 pub(crate) enum Reply {
     /// Nobody takes this flow: RST for TCP, ICMP port unreachable for UDP.
     Refused,
+    /// Nobody has this connection (any more): RST.
+    Unknown,
     /// ICMP: packets to the VIP may have so many bytes (RFC 1191, RFC 8201).
     TooBig(u16),
 }
@@ -63,6 +65,7 @@ impl Replies {
     ) {
         let client = packet.tuple.client().ip();
         let (kind, bucket) = match what {
+            Reply::Unknown => (0, &mut self.refused),
             Reply::Refused if packet.tcp.is_some() => (0, &mut self.refused),
             Reply::Refused => (1, &mut self.refused),
             Reply::TooBig(_) => (2, &mut self.too_big),
@@ -96,7 +99,9 @@ fn write<B: PacketBuf>(
     packet: &Packet,
 ) -> Result<(), NoRoom> {
     match (what, packet.tcp, packet.tuple.is_v6()) {
-        (Reply::Refused, Some(syn), _) => reset(b, &packet.tuple, syn.seq),
+        (Reply::Refused | Reply::Unknown, Some(tcp), _) => reset(b, packet, tcp),
+        // Not said of datagrams.
+        (Reply::Unknown, None, _) => Err(NoRoom),
         (Reply::Refused, None, false) => icmp(b, [3, 3], 0, original, packet),
         (Reply::Refused, None, true) => icmp(b, [1, 4], 0, original, packet),
         (Reply::TooBig(mtu), _, false) => icmp(b, [3, 4], mtu, original, packet),
@@ -104,19 +109,38 @@ fn write<B: PacketBuf>(
     }
 }
 
-/// Writes the RST that refuses a SYN. The sequence number is 0 and ACK is ISN + 1, which a client in SYN-SENT accepts
-/// (RFC 9293, section 3.5.2).
-fn reset<B: PacketBuf>(b: &mut B, tuple: &FiveTuple, isn: u32) -> Result<(), NoRoom> {
+impl Reply {
+    /// A RST is never answered with one (RFC 9293, section 3.5.2).
+    pub(crate) fn may_reset(packet: &Packet) -> bool {
+        packet.tcp.is_some_and(|tcp| tcp.flags & tcp_flags::RST == 0)
+    }
+}
+
+/// Writes the RST that a host without that connection answers with (RFC 9293, section 3.5.2): at the sequence number that
+/// the client expects, by its own ACK (only that one is taken at once, RFC 5961, section 3.2); without one, as to a SYN, at 0
+/// and with an ACK of all that the packet holds.
+fn reset<B: PacketBuf>(b: &mut B, packet: &Packet, got: Tcp) -> Result<(), NoRoom> {
+    let tuple = &packet.tuple;
     let ip_len = ip_len(tuple);
+    let sequence_space = |flag: u8| u32::from(got.flags & flag != 0);
+    let length = (packet.len - packet.payload) as u32
+        + sequence_space(tcp_flags::SYN)
+        + sequence_space(tcp_flags::FIN);
+    let (seq, ack, flags) = if got.flags & tcp_flags::ACK == 0 {
+        (0, got.seq.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
+    } else {
+        (got.ack, 0, tcp_flags::RST)
+    };
     let out = b.append(ip_len + 20)?;
     ip_header(out, tuple, TCP);
     let tcp = &mut out[ip_len..];
     tcp.fill(0);
     tcp[0..2].copy_from_slice(&tuple.vip().port().to_be_bytes());
     tcp[2..4].copy_from_slice(&tuple.client().port().to_be_bytes());
-    tcp[8..12].copy_from_slice(&isn.wrapping_add(1).to_be_bytes());
+    tcp[4..8].copy_from_slice(&seq.to_be_bytes());
+    tcp[8..12].copy_from_slice(&ack.to_be_bytes());
     tcp[12] = 5 << 4;
-    tcp[13] = tcp_flags::RST | tcp_flags::ACK;
+    tcp[13] = flags;
     put_checksum(out, ip_len, ip_len + 16, Some(TCP));
     Ok(())
 }

@@ -8,6 +8,8 @@ use crate::seen::{FORCE, INCUMBENT, PacketKind, REFUSED, Seen, Word};
 
 /// An ingress sends so many Opens for one pending entry (rule 8).
 const OPENS_PER_ENTRY: u32 = 4;
+/// And so many Queries: six by time, and two more in each of the at most nine rounds of questions.
+const QUERIES_PER_ENTRY: u32 = 6 + 2 * 9;
 /// A pending entry lives 1 s; its timer has a granule of 1 ms, and the driver may come a moment later.
 const ENTRY_LIFE: Nanos = Nanos::from_millis(1_003);
 /// Control messages inside for one packet of a client's, on the average over a five-tuple's life: four Opens, each of
@@ -27,6 +29,7 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Life {
     opens: u32,
+    queries: u32,
     /// Backends asked for it, by host and force.
     asked: BTreeSet<(u16, bool)>,
     heads: BTreeSet<u16>,
@@ -45,8 +48,6 @@ struct Traffic {
 #[derive(Debug, Default)]
 pub(crate) struct Opens {
     entries: BTreeMap<Entry, Life>,
-    /// Entries that ask whose a flow is.
-    queries: BTreeSet<Entry>,
     /// First Opens of the last second, by ingress and worker.
     young: BTreeMap<(u16, u8), VecDeque<Nanos>>,
     /// Pending entries that began, by ingress.
@@ -86,11 +87,21 @@ impl Opens {
             });
         }
         let Word { ingress, cookie, incarnation, .. } = word;
-        if seen.kind == PacketKind::Query && word.sender == from {
-            let entry = Entry { ingress, cookie, tuple, incarnation };
-            if self.queries.insert(entry) {
+        if seen.kind == PacketKind::Query && word.sender == ingress && from == ingress {
+            // Its entry is a pending one, too.
+            let life =
+                self.entries.entry(Entry { ingress, cookie, tuple, incarnation }).or_default();
+            life.queries += 1;
+            if life.queries == 1 {
                 self.young.entry((ingress, (cookie >> 28) as u8)).or_default().push_back(now);
             }
+            if life.queries > QUERIES_PER_ENTRY {
+                let queries = life.queries;
+                found.add(Invariant::NoAmplification, now, || {
+                    format!("ingress {ingress} sent Query {queries} times for one entry: {tuple:?}")
+                });
+            }
+            return;
         }
         if seen.kind != PacketKind::Open || word.has(INCUMBENT) {
             return;

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use jlb_wire::{
     Body, BodyKind, BootId, Control, Encapsulation, Epoch, FiveTuple, Flags, Incarnation, Kind,
     Load, LoadReport, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Payload, Probe, Protocol,
-    Refresh, RefreshRecord, RejectReason, Tried, VERSION, body_flags, entropy_port, flow_headers,
+    Refresh, RefreshRecord, RejectReason, SoleOwner, Tried, VERSION, body_flags, entropy_port,
+    flow_headers,
 };
 
 pub(crate) const KEYS: MacKeys = MacKeys::single(MacKey([
@@ -132,12 +133,16 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
     let refresh = Refresh { batch: 3, batches: 7, worker: 1, workers: 2, sole: 0, counter: 11 };
     let mut batch_room = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let batch = refresh.emit(&records, &mut batch_room);
+    let owner = SoleOwner { owner: MemberId::new(21), worker: 1, workers: 2 };
+    let mut epoch_room = [0; SoleOwner::MAX_LEN];
+    let epoch =
+        owner.emit(&[MemberId::new(22).unwrap(), MemberId::new(23).unwrap()], &mut epoch_room);
     let bodies = [
         ("probe", body(BodyKind::Probe, 0, &probe.emit())),
         ("probe-answer", body(BodyKind::Probe, body_flags::ANSWER, &room[..answer])),
         ("load", body(BodyKind::Load, 0, &load.emit())),
         ("refresh", body(BodyKind::Refresh, body_flags::BATCH, &batch_room[..batch])),
-        ("epoch", body(BodyKind::Epoch, body_flags::CONFIRM, &[])),
+        ("epoch", body(BodyKind::Epoch, body_flags::SOLE_OWNER, &epoch_room[..epoch])),
     ];
     for v6 in [false, true] {
         for (name, bytes) in &bodies {

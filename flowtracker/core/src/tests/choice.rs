@@ -60,23 +60,21 @@ fn trackers_that_see_the_same_backends_pick_the_same_one() {
 }
 
 #[test]
-fn a_tracker_that_has_just_started_refuses_nobody_for_want_of_knowledge() {
+fn who_has_not_yet_told_its_flows_is_offered_none_and_nobody_is_refused_for_it() {
     let flow = Flow::new(RESET, 0);
     let mut w = World::new(T1);
-    w.down.extend(BACKENDS);
-    let snapshot = Arc::clone(w.tracker.snapshot());
-    let restarted = TrackerConfig { boot: jlb_wire::BootId(99), ..config(T1) };
-    w.tracker = Tracker::new(restarted, snapshot, Without(None), w.now).unwrap();
-    // The ingress is known by then; the backends' first answers were lost.
-    w.run(60);
-    w.sent();
+    // All begin anew, and their daemons do not answer yet.
+    w.mute.extend(BACKENDS);
+    BACKENDS.iter().for_each(|&backend| w.reboot(backend));
+    w.run(200);
     w.drops();
+    assert_eq!(w.metric("jlb_cold_partitions", &[]), 0.0, "that makes nobody cold");
     w.open(&flow);
     w.refused(Reason::NotReady);
     assert_eq!(w.tracker.counts(), Counts::default());
     // One is enough.
-    w.down.remove(&BACKENDS[2]);
-    w.run(110);
+    w.mute.remove(&BACKENDS[2]);
+    w.run(300);
     w.open(&flow);
     let asked = w.one();
     assert_eq!(asked.control.backend, Some(BACKENDS[2]));
@@ -86,11 +84,9 @@ fn a_tracker_that_has_just_started_refuses_nobody_for_want_of_knowledge() {
     let refused = FlowState::Pending { force: false, refused: true };
     assert_eq!(w.tracker.flow(&flow.id).unwrap().state, refused);
     // Whoever was asked in vain three times is out of question.
-    w.run(250);
-    w.sent();
     let other = Flow::new(RESET, 1);
     w.down.extend(BACKENDS);
-    w.run(400);
+    w.run(500);
     w.sent();
     w.open(&other);
     assert_eq!(w.one().control.flags, Flags::REFUSED);

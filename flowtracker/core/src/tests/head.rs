@@ -142,9 +142,15 @@ fn any_live_member_of_the_trio_may_be_second_the_first_one_is() {
 }
 
 #[test]
-fn a_tracker_that_does_not_own_the_partition_does_nothing() {
+fn a_tracker_that_does_not_own_the_partition_passes_it_on_and_votes_for_nothing() {
+    let flow = Flow::new(RESET, 0);
     let mut w = World::new(OUTSIDER);
-    w.open(&Flow::new(RESET, 0));
+    w.open(&flow);
+    let sent = w.one();
+    assert_eq!((sent.to, sent.control.sender, sent.control.receiver), (T1, INGRESS, OUTSIDER));
+    assert_eq!(sent.control.hop_budget, jlb_wire::HOP_BUDGET - 1);
+    assert!(flow.carries_packet(&sent));
+    w.open_by(T1, &flow, BACKENDS[0]);
     w.refused(Reason::NotInTrio);
     assert_eq!(w.tracker.counts(), crate::Counts::default());
 }
@@ -160,7 +166,9 @@ fn what_is_no_service_or_not_from_an_ingress_is_dropped() {
     w.refused(Reason::NotInTrio);
     w.say(INGRESS, &flow, Kind::Open, |c| c.ingress = Some(BACKENDS[0]));
     w.refused(Reason::Malformed);
-    w.say(INGRESS, &flow, Kind::Query, |c| c.ingress = Some(INGRESS));
+    w.say(INGRESS, &flow, Kind::Query, |c| c.ingress = Some(INGRESS_2));
+    w.refused(Reason::Malformed);
+    w.say(T2, &flow, Kind::State, |c| c.ingress = Some(INGRESS));
     w.refused(Reason::WrongKind);
     let udp = Flow::new(DNS, 0).incarnation(5);
     w.open(&udp);

@@ -198,3 +198,68 @@ proptest! {
         prop_assert_eq!(w.tracker.flow(&flow.id), None);
     }
 }
+
+/// What becomes of each answer to a pull: lost, brought once or twice, now or after some that come later.
+fn fates() -> impl Strategy<Value = Vec<(u8, u8)>> {
+    vec((0..4u8, 0..6u8), 1..200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_pull_ends_with_exactly_the_agents_flows_whatever_the_network_does(
+        live in 0..45usize,
+        closed in 0..5usize,
+        fates in fates(),
+    ) {
+        let backend = BACKENDS[0];
+        let stale: Vec<_> = (0..8).map(|n| Flow::new(RESET, n)).collect();
+        let all: Vec<_> = (4..4 + live + closed).map(|n| Flow::new(RESET, n)).collect();
+        let record = |(n, flow): (usize, &Flow)| flow.record(n < live, 100 + n as u64);
+        let records: Vec<_> = all.iter().enumerate().map(record).collect();
+        // A Close has a tombstone only where there is room.
+        let config = crate::TrackerConfig { remembered_capacity: 64, ..config(T1) };
+        let mut w = World::with(config, spec(), None);
+        // Known from before, and from after the flows were collected.
+        for (n, flow) in stale.iter().enumerate() {
+            let counter = all.iter().position(|f| f.tuple == flow.tuple).map_or(50, |n| 100 + n as u64);
+            w.accept(flow, backend, if n == 0 { 2000 } else { counter });
+        }
+        w.has(backend, 1000, &records);
+        let members: Vec<_> = spec().members.iter().map(|m| m.id).collect();
+        w.apply(later(2, &[]), &members);
+        w.held = Some(Vec::new());
+        let mut fates = fates.iter().cycle();
+        let mut late: Vec<(u64, jlb_role::FakeBuf)> = Vec::new();
+        let mut turn = 0;
+        let (its_boot, epoch) = (Some(boot(backend)), jlb_wire::Epoch(2));
+        while !w.tracker.sources.marked(backend, its_boot, epoch) {
+            turn += 1;
+            prop_assert!(turn < 20_000);
+            w.run(1);
+            let held = w.held.replace(Vec::new()).unwrap_or_default();
+            for buf in held {
+                let (copies, delay) = fates.next().copied().unwrap_or_default();
+                for copy in 0..copies.min(2) {
+                    late.push((turn + u64::from(delay + 3 * copy), buf.clone()));
+                }
+            }
+            let (due, rest) = late.into_iter().partition(|(at, _)| *at <= turn);
+            late = rest;
+            let due: Vec<(u64, jlb_role::FakeBuf)> = due;
+            for (_, buf) in due.into_iter().rev() {
+                w.receive(buf);
+            }
+        }
+        w.run(20);
+        for (n, flow) in all.iter().enumerate() {
+            let there = w.tracker.flow(&flow.id).is_some_and(|f| f.state == FlowState::Established);
+            prop_assert_eq!(there, n < live, "{}", n);
+        }
+        prop_assert!(w.tracker.flow(&stale[0].id).is_some(), "younger than the list");
+        for flow in stale.iter().skip(1).filter(|f| all.iter().all(|a| a.tuple != f.tuple)) {
+            prop_assert_eq!(w.tracker.flow(&flow.id), None);
+        }
+    }
+}

@@ -8,17 +8,18 @@ use jlb_map::{
     Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, Policy, ReturnPath, Service,
     Snapshot, Spec, Underlay,
 };
-use jlb_peers::{Carried, Envelope, Peers, PeersConfig, buffer_with};
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, ReceivedBody, buffer_with};
 use jlb_role::{
-    Burst, FakeBuf, FakeIo, Nanos, PacketBuf as _, Reason, Role as _, Rule, Samples, UnderlayDst,
-    Without, WorkerId,
+    Burst, FakeBuf, FakeIo, Nanos, PacketBuf as _, Reason, Report, Role as _, Rule, Samples,
+    UnderlayDst, Without, WorkerId,
 };
 use jlb_wire::{
-    BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_FLOW_HEADERS, MacKey, MacKeys,
-    MemberId, Outer, Protocol, flow_headers,
+    BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_BODY_PAYLOAD,
+    MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Protocol, Refresh, RefreshRecord,
+    body_flags, flow_headers,
 };
 
-use crate::{Tracker, TrackerConfig};
+use crate::{Tracker, TrackerConfig, TrackerEvent};
 
 pub(super) const fn id(n: u16) -> MemberId {
     MemberId::new(n).unwrap()
@@ -26,6 +27,8 @@ pub(super) const fn id(n: u16) -> MemberId {
 
 pub(super) const INGRESS: MemberId = id(1);
 pub(super) const INGRESS_2: MemberId = id(2);
+/// Everybody that is no backend, but for T1.
+pub(super) const OTHERS: [MemberId; 5] = [INGRESS, INGRESS_2, T2, T3, OUTSIDER];
 /// The test flows' trio, by rank; 14 is in none of theirs.
 pub(super) const T1: MemberId = id(11);
 pub(super) const T2: MemberId = id(12);
@@ -90,6 +93,14 @@ pub(super) fn spec() -> Spec {
     }
 }
 
+/// The list in a later epoch, without these trackers.
+pub(super) fn later(epoch: u32, without: &[MemberId]) -> Spec {
+    let mut spec = spec();
+    (spec.generation, spec.epoch) = (u64::from(epoch), Epoch(epoch));
+    spec.members.retain(|m| !without.contains(&m.id));
+    spec
+}
+
 /// What the tracker sent, as its receiver reads it.
 #[derive(Clone, Debug)]
 pub(super) struct Sent {
@@ -98,10 +109,53 @@ pub(super) struct Sent {
     pub(super) inner: Vec<u8>,
 }
 
+impl Sent {
+    /// Whether it carries that flow's headers or packet.
+    pub(super) fn inner_is_of(&self, flow: &Flow) -> bool {
+        jlb_wire::Packet::parse(&self.inner).unwrap().tuple == flow.tuple
+    }
+}
+
 struct Puppet {
     peers: Peers,
     io: FakeIo,
+    /// The last pull of a backend's flows, as it was collected.
+    pull: Option<(u64, u64, Vec<RefreshRecord>)>,
 }
+
+impl Puppet {
+    fn new(id: MemberId, boot: BootId, snapshot: &Arc<Snapshot>, now: Nanos) -> Self {
+        let seed = u64::from(id.as_u16()) ^ boot.0;
+        let config = PeersConfig { id, worker: WorkerId(0), workers: 1, boot, seed };
+        let peers = Peers::new(config, Arc::clone(snapshot), now);
+        Self { peers, io: FakeIo::default(), pull: None }
+    }
+
+    /// What an agent answers to a tracker's PULL.
+    fn answer(&mut self, received: &ReceivedBody<FakeBuf>, has: &(u64, Vec<RefreshRecord>)) {
+        let body = received.body;
+        assert_eq!((body.kind, body.flags), (BodyKind::Refresh, body_flags::PULL));
+        if body.epoch != self.peers.snapshot().epoch() {
+            return;
+        }
+        let (pull, _) = Refresh::parse(received.payload()).unwrap();
+        if self.pull.as_ref().is_none_or(|(nonce, ..)| *nonce != body.nonce) {
+            self.pull = Some((body.nonce, has.0, has.1.clone()));
+        }
+        let (nonce, counter, flows) = self.pull.as_ref().unwrap();
+        let batches: Vec<_> = flows.chunks(BATCH).collect();
+        let batch = pull.batch as usize;
+        let flags = if batch == batches.len() { body_flags::END } else { body_flags::BATCH };
+        let refresh = Refresh { batches: batches.len() as u32, counter: *counter, ..pull };
+        let mut payload = [0; MAX_BODY_PAYLOAD];
+        let len = refresh.emit(batches.get(batch).copied().unwrap_or_default(), &mut payload);
+        let words = (BodyKind::Refresh, flags, *nonce);
+        self.peers.send_body(body.sender, words, &payload[..len], &mut self.io);
+    }
+}
+
+/// Records of a batch: few, so that there are many batches.
+const BATCH: usize = 3;
 
 pub(super) struct World {
     pub(super) now: Nanos,
@@ -109,8 +163,17 @@ pub(super) struct World {
     pub(super) io: FakeIo,
     puppets: BTreeMap<MemberId, Puppet>,
     pub(super) down: BTreeSet<MemberId>,
-    /// Control messages of the tracker that nobody looked at yet.
+    /// Backends whose daemon does not run: their eBPF answers Probe all the same.
+    pub(super) mute: BTreeSet<MemberId>,
+    /// Counter and flows of each backend.
+    pub(super) has: BTreeMap<MemberId, (u64, Vec<RefreshRecord>)>,
+    /// Pulls that came to each backend.
+    pub(super) pulls: BTreeMap<MemberId, usize>,
+    /// When there is one, answers to pulls go there and not to the tracker.
+    pub(super) held: Option<Vec<FakeBuf>>,
+    /// Control messages of the tracker that nobody looked at yet; the last one as it went out.
     pub(super) out: Vec<Sent>,
+    pub(super) last: Option<FakeBuf>,
 }
 
 pub(super) fn config(me: MemberId) -> TrackerConfig {
@@ -135,42 +198,94 @@ impl World {
         Self::with(config(me), spec(), Some(rule))
     }
 
-    /// All members know each other.
+    /// All members know each other, and the tracker is warm.
     pub(super) fn with(config: TrackerConfig, spec: Spec, broken: Option<Rule>) -> Self {
+        let mut world = Self::cold(config, spec, broken);
+        world.run(200);
+        world.io.reports.clear();
+        // Answers that came before the boot ids were known.
+        world.io.dropped.clear();
+        assert_eq!(world.metric("jlb_cold_partitions", &[]), 0.0);
+        world
+    }
+
+    /// As the tracker starts.
+    pub(super) fn cold(config: TrackerConfig, spec: Spec, broken: Option<Rule>) -> Self {
         let snapshot = Snapshot::build(spec).unwrap();
-        let puppet = |m: &Member| {
-            let worker = WorkerId(0);
-            let seed = u64::from(m.id.as_u16());
-            let config = PeersConfig { id: m.id, worker, workers: 1, boot: boot(m.id), seed };
-            let peers = Peers::new(config, Arc::clone(&snapshot), Nanos::ZERO);
-            (m.id, Puppet { peers, io: FakeIo::default() })
-        };
+        let puppet = |m: &Member| (m.id, Puppet::new(m.id, boot(m.id), &snapshot, Nanos::ZERO));
         let puppets = snapshot.members().iter().filter(|m| m.id != config.id).map(puppet).collect();
         let tracker =
             Tracker::new(config, Arc::clone(&snapshot), Without(broken), Nanos::ZERO).unwrap();
-        let mut world = Self {
+        Self {
             now: Nanos::ZERO,
             tracker,
             io: FakeIo::default(),
             puppets,
             down: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            has: BTreeMap::new(),
+            pulls: BTreeMap::new(),
+            held: None,
             out: Vec::new(),
-        };
-        world.run(200);
-        world.io.reports.clear();
-        // Answers that came before the boot ids were known.
-        world.io.dropped.clear();
-        world
+            last: None,
+        }
     }
 
     /// A member begins anew, with another boot id.
     pub(super) fn reboot(&mut self, member: MemberId) {
         let snapshot = Arc::clone(self.tracker.snapshot());
         let boot = BootId(boot(member).0 + 1);
-        let config =
-            PeersConfig { id: member, worker: WorkerId(0), workers: 1, boot, seed: boot.0 };
-        let peers = Peers::new(config, snapshot, self.now);
-        self.puppets.insert(member, Puppet { peers, io: FakeIo::default() });
+        self.puppets.insert(member, Puppet::new(member, boot, &snapshot, self.now));
+    }
+
+    /// The tracker under test starts anew, with this list.
+    pub(super) fn restart(&mut self, spec: Spec) {
+        let config = TrackerConfig { boot: BootId(99), ..config(self.me()) };
+        let snapshot = Snapshot::build(spec).unwrap();
+        self.tracker = Tracker::new(config, snapshot, Without(None), self.now).unwrap();
+    }
+
+    /// These members take a new list.
+    pub(super) fn apply(&mut self, spec: Spec, who: &[MemberId]) {
+        let (me, snapshot) = (self.me(), Snapshot::build(spec).unwrap());
+        for &id in who {
+            if id == me {
+                let event = TrackerEvent::Snapshot(Arc::clone(&snapshot));
+                jlb_role::Role::event(&mut self.tracker, self.now, event, &mut self.io);
+            } else if let Some(puppet) = self.puppets.get_mut(&id) {
+                puppet.peers.update(Arc::clone(&snapshot), self.now);
+            } else {
+                self.puppets.insert(id, Puppet::new(id, boot(id), &snapshot, self.now));
+            }
+        }
+    }
+
+    /// What the backend answers when it is pulled.
+    pub(super) fn has(&mut self, backend: MemberId, counter: u64, flows: &[RefreshRecord]) {
+        self.has.insert(backend, (counter, flows.to_vec()));
+    }
+
+    /// Asks where the flow is, on behalf of an ingress; gives the answer and what else was sent.
+    pub(super) fn query(&mut self, flow: &Flow, disproved: Option<(MemberId, u64)>) -> Vec<Sent> {
+        self.sent();
+        self.say(INGRESS_2, &flow.incarnation(0), Kind::Query, |c| {
+            (c.ingress, c.cookie, c.word_a) = (Some(INGRESS_2), 88, 4711);
+            if let Some((backend, counter)) = disproved {
+                c.backend = Some(backend);
+                c.word_b = jlb_wire::not_mine_proof(boot(backend), counter);
+            }
+        });
+        self.sent()
+    }
+
+    /// The State that answers a Query: backend and flags.
+    pub(super) fn state(&mut self, flow: &Flow) -> (Option<MemberId>, Flags) {
+        let sent = self.query(flow, None);
+        let state = sent.iter().find(|s| s.control.kind == Kind::State);
+        let state = state.unwrap_or_else(|| panic!("{sent:?}; dropped {:?}", self.io.dropped));
+        assert_eq!((state.to, state.control.head), (INGRESS_2, Some(self.me())));
+        assert_eq!((state.control.word_a, state.control.cookie), (4711, 88));
+        (state.control.backend, state.control.flags)
     }
 
     pub(super) fn me(&self) -> MemberId {
@@ -230,12 +345,24 @@ impl World {
                     assert_eq!(Outer::parse(buf.bytes(), 6081).unwrap().len, buf.bytes().len());
                     let inner = buf.bytes()[inner..].to_vec();
                     self.out.push(Sent { to, control, inner });
+                    self.last = Some(buf);
                 }
                 Carried::Body { .. } => {
                     if !self.down.contains(&to) {
                         let now = self.now;
-                        let puppet = self.puppets.get_mut(&to).unwrap();
-                        puppet.peers.receive_body(now, buf, &envelope, &mut puppet.io);
+                        // A member that is not there any more.
+                        let Some(puppet) = self.puppets.get_mut(&to) else { continue };
+                        let other = puppet.peers.receive_body(now, buf, &envelope, &mut puppet.io);
+                        if let Some(pull) = other {
+                            *self.pulls.entry(to).or_default() += 1;
+                            if !self.mute.contains(&to) {
+                                let nothing = (0, Vec::new());
+                                puppet.answer(&pull, self.has.get(&to).unwrap_or(&nothing));
+                            }
+                            if let Some(held) = &mut self.held {
+                                held.extend(puppet.io.sent.drain(..).map(|(buf, _)| buf));
+                            }
+                        }
                         self.bring(to);
                     }
                 }
@@ -348,6 +475,42 @@ impl World {
         });
     }
 
+    /// Lets the answers to pulls go that were held back.
+    pub(super) fn release(&mut self) {
+        for buf in self.held.take().unwrap_or_default() {
+            self.receive(buf);
+        }
+    }
+
+    /// Somebody says unasked that it has a flow, for that worker.
+    pub(super) fn list_by(&mut self, from: MemberId, flow: &Flow, worker: u8) {
+        let me = self.me();
+        let puppet = self.puppets.get_mut(&from).unwrap();
+        let refresh = Refresh { batch: 0, batches: 1, worker, workers: 1, sole: 0, counter: 9 };
+        let mut payload = [0; MAX_BODY_PAYLOAD];
+        let len = refresh.emit(&[flow.record(true, 5)], &mut payload);
+        let words = (BodyKind::Refresh, body_flags::BATCH, 7);
+        puppet.peers.send_body(me, words, &payload[..len], &mut puppet.io);
+        self.bring(from);
+    }
+
+    /// Partitions that the tracker owns.
+    pub(super) fn owned(&self) -> usize {
+        let snapshot = self.tracker.snapshot();
+        let ours = |p: &jlb_flow::Partition| snapshot.trio(*p).contains(self.me());
+        jlb_flow::Partition::all().filter(ours).count()
+    }
+
+    /// Whether the tracker has told that member that it is cold.
+    pub(super) fn says_cold(&self, to: MemberId) -> bool {
+        self.puppets[&to].peers.cold(self.me())
+    }
+
+    pub(super) fn reports(&mut self) -> Vec<Report> {
+        let of_warmth = |r: &Report| matches!(r, Report::Warm(_) | Report::WaitsFor { .. });
+        self.io.reports.drain(..).filter(of_warmth).collect()
+    }
+
     /// What was sent since the last time.
     pub(super) fn sent(&mut self) -> Vec<Sent> {
         core::mem::take(&mut self.out)
@@ -404,6 +567,11 @@ impl Flow {
         };
         let fits = |f: &Self| snapshot.trio(f.id.partition()).iter().eq(trio);
         (1..u16::MAX).map(flow).filter(fits).nth(n).unwrap()
+    }
+
+    /// As its backend lists it.
+    pub(super) fn record(&self, live: bool, counter: u64) -> RefreshRecord {
+        RefreshRecord { tuple: self.tuple, incarnation: self.incarnation, live, counter }
     }
 
     pub(super) fn incarnation(self, n: u32) -> Self {

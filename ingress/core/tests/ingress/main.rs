@@ -11,5 +11,6 @@ mod mtu;
 mod opening;
 mod packets;
 mod properties;
+mod query;
 mod status;
 mod world;

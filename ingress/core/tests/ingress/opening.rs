@@ -70,24 +70,6 @@ fn a_datagram_to_the_vip_at_the_geneve_port_is_a_clients() {
 }
 
 #[test]
-fn an_unknown_flow_in_the_middle_is_dropped() {
-    let mut w = world();
-    let syn_ack = tcp(false).segment(
-        9,
-        |h| {
-            h.syn = true;
-            h.ack = true;
-        },
-        &[],
-        Default::default(),
-    );
-    let reset = tcp(false).segment(9, |h| h.rst = true, &[], Default::default());
-    w.rx([tcp(false).data(7, b"x"), tcp(true).data(7, b"x"), syn_ack, reset]);
-    assert_eq!(w.drops(), [Reason::NoFlow; 4]);
-    assert_eq!(w.sent(), []);
-}
-
-#[test]
 fn opens_go_twice_to_the_first_tracker_then_to_the_next_ranks_and_no_more() {
     let mut w = world();
     let flow = tcp(false);
