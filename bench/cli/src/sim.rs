@@ -56,7 +56,6 @@ struct Sum {
     failed: Vec<Report>,
     virtual_seconds: f64,
     events: u64,
-    excused: u64,
     written_off: u64,
     faults: u64,
     amplification: u64,
@@ -69,7 +68,6 @@ impl Sum {
         self.seeds += 1;
         self.virtual_seconds += report.virtual_time.as_secs_f64();
         self.events += report.events;
-        self.excused += report.excused;
         self.written_off += report.written_off;
         self.faults += report.faults;
         self.amplification = self.amplification.max(report.amplification);
@@ -134,7 +132,7 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let outcomes: Vec<String> = outcomes.map(|(name, n)| format!("{n} {name}")).collect();
     writeln!(
         out,
-        "{} seeds, {} with violations, {} events, {} faults, {:.0} s of virtual time in {:.1} s; {}; {} flows excused, \
+        "{} seeds, {} with violations, {} events, {} faults, {:.0} s of virtual time in {:.1} s; {}; \
          {} backends written off, at most {} messages per packet, hash {:016x}",
         sum.seeds,
         sum.failed.len(),
@@ -143,7 +141,6 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         sum.virtual_seconds,
         began.elapsed().as_secs_f64(),
         outcomes.join(", "),
-        sum.excused,
         sum.written_off,
         sum.amplification,
         sum.hash,

@@ -70,6 +70,7 @@ pub(crate) struct Client {
     /// The handshake was completed.
     pub(crate) established: bool,
     pub(crate) patience: Patience,
+    server: Option<u32>,
     talk: Talk,
 }
 
@@ -91,6 +92,7 @@ impl Client {
             corrupt: false,
             established: false,
             patience: Patience::USUAL,
+            server: None,
             talk: Talk::Waiting,
         }
     }
@@ -100,6 +102,11 @@ impl Client {
             Talk::Over(outcome) => Some(outcome),
             Talk::Waiting | Talk::Tcp { .. } | Talk::Udp { .. } => None,
         }
+    }
+
+    /// The initial sequence number of the server that it is connected to, or was.
+    pub(crate) const fn server(&self) -> Option<u32> {
+        self.server
     }
 
     pub(crate) const fn waiting(&self) -> bool {
@@ -210,6 +217,7 @@ impl Client {
         self.corrupt |= tcp.corrupt;
         if tcp.open() {
             self.established = true;
+            self.server = Some(tcp.irs);
             if *round == 0 {
                 *round = 1;
             }

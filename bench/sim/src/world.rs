@@ -9,7 +9,7 @@ use jlb_wire::{BootId, FiveTuple, MemberId, Protocol};
 use jlb_yann_core::AgentEvent;
 
 use crate::backend::Backend;
-use crate::check::{Closes, Durable, Found, Opens, Order, Silence, Sticky};
+use crate::check::{Durable, Found, Opens, Order, Silence, Sticky};
 use crate::fabric::{Fabric, Faults};
 use crate::plan::Plan;
 use crate::queue::Queue;
@@ -150,7 +150,6 @@ pub(crate) struct World {
     status: Vec<Status>,
     pub(crate) found: Found,
     pub(crate) opens: Opens,
-    pub(crate) closes: Closes,
     pub(crate) trace: Trace,
     pub(crate) sticky: Sticky,
     pub(crate) durable: Durable,
@@ -193,7 +192,6 @@ impl World {
             status: Vec::new(),
             found: Found::default(),
             opens: Opens::default(),
-            closes: Closes::default(),
             trace,
             sticky: Sticky::default(),
             durable: Durable::default(),
@@ -396,6 +394,24 @@ impl World {
         match self.nodes[usize::from(node)] {
             Node::Ingress(_) | Node::Tracker(_) => self.plan.workers,
             Node::Backend(_) => 1,
+        }
+    }
+
+    /// Lets so much time pass that ingress hosts have dropped what nobody used: their entries are only a cache.
+    pub(crate) fn coast_of_ingress(&mut self, time: Nanos) {
+        const STEP: Nanos = Nanos::from_secs(10);
+        let until = self.now + time;
+        while self.now < until {
+            self.now = self.now + STEP;
+            let mut io = FakeIo::default();
+            for node in &mut self.nodes {
+                if let Node::Ingress(workers) = node {
+                    for _ in 0..8 {
+                        workers.iter_mut().for_each(|w| w.tick(self.now, &mut io));
+                        io.sent.clear();
+                    }
+                }
+            }
         }
     }
 

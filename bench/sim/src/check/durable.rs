@@ -14,7 +14,7 @@ const SPAN: u32 = 100_000;
 pub(crate) struct Promise {
     pub(crate) backend: u16,
     /// The server's initial sequence number.
-    iss: u32,
+    pub(crate) iss: u32,
     at: Nanos,
 }
 

@@ -1,7 +1,6 @@
 //! What must always hold (design, section 8), watched from outside at every step: on the wire, at the stacks' doors, at
 //! the clients. Nothing here asks a role what it believes, except how much it holds.
 
-mod closes;
 mod durable;
 mod opens;
 mod order;
@@ -13,7 +12,6 @@ use core::fmt;
 use jlb_role::Nanos;
 use jlb_wire::FiveTuple;
 
-pub(crate) use closes::Closes;
 pub(crate) use durable::Durable;
 pub(crate) use opens::Opens;
 pub(crate) use order::Order;

@@ -150,7 +150,10 @@ impl World {
         let tuple = self.plan.clients[client].tuple;
         let Some(&isn) = self.isns.get(&tuple) else { return };
         let life = Life { tuple, isn };
-        if let Some(promise) = self.durable.promise(life, &self.silence) {
+        let server = self.plan.clients[client].server();
+        let promise = self.durable.promise(life, &self.silence);
+        // After its first server's host died, its SYN may have got it another one that it does not know of.
+        if let Some(promise) = promise.filter(|p| server.is_none_or(|iss| iss == p.iss)) {
             let outcome = self.plan.clients[client].outcome();
             self.found.add(Invariant::Durability, self.now, || {
                 format!("{tuple:?} i={isn:08x} on backend {} was {outcome:?}", promise.backend)

@@ -35,11 +35,21 @@ pub(crate) struct Status {
     backlog: VecDeque<FakeBuf>,
     /// Its operator has stopped it for good.
     gone: bool,
+    /// It hung until then.
+    pub(super) resumed: Option<Nanos>,
 }
 
 impl Status {
     pub(super) const fn new(life: Life, list: usize) -> Self {
-        Self { life, turn: 0, list, known: list, backlog: VecDeque::new(), gone: false }
+        Self {
+            life,
+            turn: 0,
+            list,
+            known: list,
+            backlog: VecDeque::new(),
+            gone: false,
+            resumed: None,
+        }
     }
 }
 
@@ -195,6 +205,7 @@ impl World {
         }
         status.life = Life::Up;
         status.turn += 1;
+        status.resumed = Some(self.now);
         let backlog = core::mem::take(&mut status.backlog);
         self.trace
             .event(self.now, node.into(), &[], || format!("{} goes on", name(&self.plan, node)));

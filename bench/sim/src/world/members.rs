@@ -7,6 +7,9 @@ use crate::check::{Found, Invariant};
 use crate::seen::Seen;
 use crate::worker::{Life, Worker};
 
+/// After a node hung it has so long to do what it missed.
+const CATCH_UP: Nanos = Nanos::from_millis(10);
+
 impl World {
     /// Puts a packet before a worker, which polls a little later.
     pub(super) fn enqueue(&mut self, node: u16, worker: u8, packet: FakeBuf) {
@@ -134,8 +137,14 @@ impl World {
         self.io = io;
         if let Node::Ingress(workers) = &self.nodes[usize::from(node)] {
             let held = workers[usize::from(worker)].role.waiting().0;
-            let found =
-                if self.plan.short_of_buffers { &mut Found::default() } else { &mut self.found };
+            // What is overdue after it hung, its next ticks end.
+            let resumed = self.status[usize::from(node)].resumed;
+            let late = resumed.is_some_and(|at| self.now.since(at) < CATCH_UP);
+            let found = if self.plan.short_of_buffers || late {
+                &mut Found::default()
+            } else {
+                &mut self.found
+            };
             self.opens.holds(self.now, (node + 1, worker), held, found);
         }
         self.reschedule(node, worker);

@@ -77,7 +77,6 @@ impl World {
             let service = service.and_then(|s| self.plan.snapshot.service_by_id(s));
             let candidates = service.map_or(0, |s| usize::from(s.reject_ttl) + 1);
             self.opens.sent(self.now, (sender, seen), tuple, candidates, &mut self.found);
-            self.closes.sent(seen, tuple);
             if let Some(word) = seen.word.filter(|w| seen.kind == PacketKind::Close && !w.has(ACK))
             {
                 self.sticky.closed(sender, tuple, word.incarnation);
@@ -143,11 +142,7 @@ impl World {
                     self.order.came(to + 1, p.tuple, hash_of(packet.bytes()));
                 }
             }
-            Node::Ingress(_) | Node::Tracker(_) | Node::Backend(_) => {
-                if let Some((seen, tuple)) = seen.and_then(|s| Some((s, s.flow(false)?))) {
-                    self.closes.arrived(&seen, tuple);
-                }
-            }
+            Node::Ingress(_) | Node::Tracker(_) | Node::Backend(_) => {}
         }
         if matches!(self.nodes[usize::from(to)], Node::Backend(_)) {
             return self.backend_receives(to, packet.bytes());
