@@ -252,7 +252,9 @@ impl Connection {
     fn on_segment_in_syn_sent(&mut self, now: Nanos, s: &Segment, out: &mut Vec<Segment>) {
         let acceptable = s.flags & ACK != 0 && s.ack == self.nxt;
         if s.flags & RST != 0 {
-            if acceptable {
+            // It acknowledges the SYN, and data inside it or not (RFC 9293, 3.10.7.3).
+            let beyond = s.ack.wrapping_sub(self.nxt);
+            if s.flags & ACK != 0 && beyond <= self.syn_data {
                 self.finish(End::Reset);
             }
         } else if s.flags & ACK != 0 && !acceptable {
