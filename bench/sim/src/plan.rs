@@ -3,6 +3,7 @@
 
 mod clients;
 mod cluster;
+mod drills;
 mod failover;
 mod weather;
 
@@ -49,6 +50,10 @@ pub(crate) struct Plan {
     pub(crate) lists: Vec<Arc<Snapshot>>,
     /// What breaks, and when.
     pub(crate) faults: Vec<(Nanos, Fault)>,
+    /// Who is so late with every list.
+    pub(crate) late: BTreeMap<u16, Nanos>,
+    /// Packets of former connections on the five-tuple of a client.
+    pub(crate) strays: Vec<(Nanos, usize)>,
     /// There is more to go wrong than packets and servers.
     pub(crate) failover: bool,
     pub(crate) patience: Patience,
@@ -148,6 +153,8 @@ impl Plan {
             ecmp_seed: r.next(),
             lists: Vec::new(),
             faults: Vec::new(),
+            late: BTreeMap::new(),
+            strays: Vec::new(),
             failover,
             patience: if failover { Patience::LONG } else { Patience::USUAL },
             resilient: fate.once_in(2),
@@ -170,9 +177,6 @@ impl Plan {
             plan.quarrel(&mut r, ingress, trackers, backends);
         }
         plan.short_of_buffers = plan.no_buffer > 0;
-        if failover {
-            plan.draw_failover(&mut fate, families, spec)?;
-        }
         if r.once_in(4) {
             for _ in 0..r.between(1, 3) {
                 let at = r.time(WARM, heal - Nanos::from_secs(1));
@@ -183,6 +187,9 @@ impl Plan {
                     away,
                 ));
             }
+        }
+        if failover {
+            plan.draw_failover(&mut fate, families, spec)?;
         }
         for client in &mut plan.clients {
             client.patience = plan.patience;

@@ -61,6 +61,10 @@ pub(crate) enum Event {
     Spoof {
         client: usize,
     },
+    /// A packet of the five-tuple's former connection comes late.
+    Stray {
+        client: usize,
+    },
     /// The servers of a host go away, and come back after so long.
     Restart {
         node: u16,
@@ -326,6 +330,9 @@ impl World {
         for &(at, client) in &self.plan.spoofs {
             self.queue.push(at, Event::Spoof { client });
         }
+        for &(at, client) in &self.plan.strays {
+            self.queue.push(at, Event::Stray { client });
+        }
         for &(at, node, away) in &self.plan.restarts {
             self.queue.push(at, Event::Restart { node, away });
         }
@@ -350,6 +357,7 @@ impl World {
             Event::Begin { client } => self.begin(client),
             Event::ClientTimer { client } => self.client_timer(client),
             Event::Spoof { client } => self.spoof(client),
+            Event::Stray { client } => self.stray(client),
             Event::Restart { node, away } => self.restart(node, away),
             Event::Return { node } => {
                 self.trace.event(now, node.into(), &[], || "servers are back".to_owned());

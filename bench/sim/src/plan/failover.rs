@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     DaemonHangs { node: u16, time: Nanos },
     /// No packet of these reaches any of those for so long.
     Cut { from: Vec<u16>, to: Vec<u16>, time: Nanos },
+    /// No Probe of these reaches any of those, until all is healed.
+    Deafen { from: Vec<u16>, to: Vec<u16> },
     /// The router spreads all flows anew.
     Reroute { seed: u64 },
     /// The router loses a next hop for so long.
@@ -37,10 +39,10 @@ pub(crate) const SPREAD: Nanos = Nanos::from_millis(500);
 const LAST: Nanos = Nanos::from_millis(100);
 
 /// Who is who among the nodes.
-struct Cast {
-    ingress: Vec<u16>,
-    trackers: Vec<u16>,
-    backends: Vec<u16>,
+pub(super) struct Cast {
+    pub(super) ingress: Vec<u16>,
+    pub(super) trackers: Vec<u16>,
+    pub(super) backends: Vec<u16>,
 }
 
 impl Plan {
@@ -52,6 +54,9 @@ impl Plan {
         spec: Spec,
     ) -> Result<(), Problems> {
         self.bounds = Bounds::AMPLE;
+        if r.once_in(3) {
+            return self.drill(r, families, spec);
+        }
         self.draw_long_clients(r);
         if r.once_in(3) {
             self.draw_lists(r, families, spec)?;
@@ -117,7 +122,7 @@ impl Plan {
         Ok(())
     }
 
-    fn cast(&self) -> Cast {
+    pub(super) fn cast(&self) -> Cast {
         let of = |role| {
             let members = self.snapshot.members().iter().filter(|m| m.role == role);
             members.map(|m| m.id.as_u16() - 1).collect()
@@ -282,12 +287,12 @@ fn join(spec: &mut Spec, everybody: &mut Vec<Member>, new: Option<Member>) {
     }
 }
 
-fn one_of(r: &mut Random, nodes: &[u16]) -> u16 {
+pub(super) fn one_of(r: &mut Random, nodes: &[u16]) -> u16 {
     nodes[r.below(nodes.len() as u64) as usize]
 }
 
 /// At least one.
-fn some_of(r: &mut Random, nodes: &[u16]) -> Vec<u16> {
+pub(super) fn some_of(r: &mut Random, nodes: &[u16]) -> Vec<u16> {
     let first = one_of(r, nodes);
     nodes.iter().copied().filter(|&n| n == first || r.once_in(2)).collect()
 }

@@ -161,6 +161,18 @@ impl World {
         }
     }
 
+    /// A packet of a connection that was over before the run began comes late.
+    pub(super) fn stray(&mut self, client: usize) {
+        let tuple = self.plan.clients[client].tuple;
+        let isn = self.random.next() as u32;
+        self.sticky.begins(tuple, isn);
+        let (seq, ack) = (isn.wrapping_add(1), self.random.next() as u32);
+        let segment = Segment { seq, ack, flags: tcp_flags::ACK, payload: Vec::new() };
+        self.trace.event(self.now, client as u64, &[], || format!("stray {tuple:?}"));
+        let packet = tcp_packet(tuple.client(), tuple.vip(), &segment);
+        self.transmit(CLIENTS, FakeBuf::holding(&packet));
+    }
+
     /// Somebody who does not get the answers sends a SYN in a client's name.
     pub(super) fn spoof(&mut self, client: usize) {
         let tuple = self.plan.clients[client].tuple;

@@ -85,6 +85,10 @@ impl World {
                 }
                 self.queue.push(now + time, Event::CutEnds { fault: n });
             }
+            Fault::Deafen { from, to } => {
+                let links = from.iter().flat_map(|&f| to.iter().map(move |&t| (f, t)));
+                self.plan.deaf_links.extend(links);
+            }
             Fault::Reroute { seed } => self.plan.ecmp_seed = seed,
             Fault::Flap { node, away } => {
                 self.hops.retain(|&hop| hop != node);
@@ -286,7 +290,8 @@ impl World {
     /// The operator publishes a list: each member has it on its disk a little later, and is told to read it.
     fn publish(&mut self, list: usize) {
         for node in 0..self.nodes.len() as u16 {
-            let at = self.now + self.fate.time(Nanos::ZERO, SPREAD);
+            let after = self.fate.time(Nanos::ZERO, SPREAD);
+            let at = self.now + self.plan.late.get(&node).copied().unwrap_or(after);
             self.queue.push(at, Event::List { node, list });
         }
     }
