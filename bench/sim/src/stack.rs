@@ -52,6 +52,9 @@ pub(crate) enum SocketEvent {
 pub(crate) enum Met {
     /// A TCP socket that is neither listening nor in TIME_WAIT, of the connection with this client ISN.
     Socket { isn: u32 },
+    /// What is left of the connection with this client ISN (TIME_WAIT, or FIN-WAIT-2 without its application): it answers
+    /// with an acknowledgement, and nobody gets the bytes.
+    Remains { isn: u32 },
     /// No such socket.
     NoSocket,
     /// A UDP socket.
@@ -180,7 +183,8 @@ impl Stack {
             Segment { seq: tcp.seq, ack: tcp.ack, flags: tcp.flags, payload: payload.to_vec() };
         let met = match self.connections.get(&packet.tuple) {
             Some(s) if !s.reported => Met::Socket { isn: s.tcp.irs },
-            Some(_) | None => Met::NoSocket,
+            Some(s) => Met::Remains { isn: s.tcp.irs },
+            None => Met::NoSocket,
         };
         self.deliver_tcp(now, packet.tuple, &segment, out);
         self.run_applications(now, scripts, out);

@@ -277,7 +277,8 @@ impl World {
                         remembered_capacity: bounds.remembered,
                     };
                     // Trackers that agree on a flow's backend hardly ever split votes: mostly they do not.
-                    let salt = if self.agree { 0 } else { u64::from(member.id.as_u16()) << 48 };
+                    let own = u64::from(member.id.as_u16()) << 48 | boot.0 >> 24;
+                    let salt = if self.agree { 0 } else { own };
                     let role = Tracker::new(config, Arc::clone(snapshot), rules, now);
                     let role = role.map(|tracker| tracker.with_salt(salt));
                     role.map(Worker::new).map_err(|_| Failure::Pool)

@@ -101,6 +101,10 @@ impl Sticky {
         if asks && matches!(met, Met::Socket { isn } if isn != life.isn) {
             return;
         }
+        // Nor does another packet that meets what is left of another connection.
+        if !asks && matches!(met, Met::Remains { isn } if isn != life.isn) {
+            return;
+        }
         let (mut home, mut at) = *self.homes.entry(life).or_insert((backend, now));
         // A datagram flow that its host has let go of may begin anew elsewhere before the Close is on its way.
         if packet.tcp.is_none() && home != backend && !lives(home) {

@@ -60,6 +60,11 @@ impl Plan {
     /// A single ingress does not hear some backends for longer than makes them count as dead.
     fn one_who_does_not_hear(&mut self, r: &mut Random, cast: &Cast) {
         self.long_clients(r, (WARM, MOMENT));
+        for client in self.clients.iter_mut().filter(|c| !c.after_healing) {
+            if let Intent::Tcp { script, .. } = &mut client.intent {
+                (script.rounds, script.pause) = (12, ms(450));
+            }
+        }
         let (from, to) = (some_of(r, &cast.backends), vec![one_of(r, &cast.ingress)]);
         self.faults.push((MOMENT, Fault::Deafen { from, to }));
     }
