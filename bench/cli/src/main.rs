@@ -1,6 +1,7 @@
-//! `jlb-bench`: the simulator, from the command line.
+//! `jlb-bench`: the simulator and the benches, from the command line.
 #![forbid(unsafe_code)]
 
+mod disrupt;
 mod sim;
 
 use std::process::ExitCode;
@@ -22,11 +23,19 @@ struct Arguments {
 enum Command {
     /// Run the daemons' state machines in virtual time, with checkers that watch them.
     Sim(sim::Arguments),
+    /// Hold connections through a lab, break something, and say what became of them.
+    Disrupt(disrupt::Arguments),
+    /// The server of `disrupt`, which it starts on its backends.
+    DisruptServer(disrupt::ServerArguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::try_parse() {
-        Ok(Arguments { command: Command::Sim(arguments) }) => sim::main(&arguments),
+        Ok(Arguments { command }) => match command {
+            Command::Sim(arguments) => sim::main(&arguments),
+            Command::Disrupt(arguments) => disrupt::main(&arguments),
+            Command::DisruptServer(arguments) => disrupt::serve(&arguments),
+        },
         Err(error) => {
             // A closed pipe is no reason to say more.
             let _ = error.print();

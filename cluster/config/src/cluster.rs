@@ -1,13 +1,14 @@
 use core::net::IpAddr;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use jlb_flow::HashKey;
 use jlb_map::{
     Addresses, Admission, Backend, DEFAULT_GENEVE_PORT, DEFAULT_MTU, DEFAULT_REJECT_TTL,
     DEFAULT_WEIGHT, Family, Fault, Keys, MAX_MTU, MAX_REJECT_TTL, MAX_WEIGHT, MIN_MTU, Member,
-    MemberRole, OnExhausted, Place, Policy, Prefix, ReturnPath, Service, Snapshot, Spec, Underlay,
+    MemberRole, OnExhausted, Place, Policy, Prefix, Refusal, ReturnPath, Service, Snapshot, Spec,
+    Succession, Underlay, check_successor,
 };
 use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol};
 
@@ -26,6 +27,28 @@ pub struct ClusterFile<'a> {
     pub text: &'a str,
 }
 
+/// What a `cluster.toml` says.
+#[derive(Clone, Debug)]
+pub struct ClusterList {
+    /// The list.
+    pub snapshot: Arc<Snapshot>,
+    /// `forced_generation`: the last generation at which the loss of more than a third of a role at once was meant.
+    pub forced_generation: Option<u64>,
+}
+
+impl ClusterList {
+    /// Whether it may follow the list in force. It may lose more than a third of a role if that was meant at a
+    /// generation which the list in force has not seen yet: a host that missed the forced list takes a later one, and
+    /// a mark that stayed in the text forces nothing twice.
+    ///
+    /// # Errors
+    /// Every reason against it.
+    pub fn follows(&self, in_force: &Snapshot) -> Result<Succession, Vec<Refusal>> {
+        let forced = self.forced_generation.is_some_and(|g| g > in_force.generation());
+        check_successor(in_force, &self.snapshot, forced)
+    }
+}
+
 /// Reads a `cluster.toml` and makes the snapshot. `read_key` gives the key files, whose paths are absolute or relative
 /// to the working directory.
 ///
@@ -35,6 +58,20 @@ pub fn parse_cluster(
     source: ClusterFile<'_>,
     read_key: &mut dyn FnMut(&Path) -> std::io::Result<KeyFile>,
 ) -> Result<Arc<Snapshot>, Mistakes> {
+    let directory = Path::new(source.name).parent().unwrap_or(Path::new(""));
+    read_cluster(source, directory, read_key).map(|list| list.snapshot)
+}
+
+/// As [`parse_cluster`], of a text that need not be a file: relative key paths start at `directory`.
+///
+/// # Errors
+/// As [`parse_cluster`].
+pub fn read_cluster(
+    source: ClusterFile<'_>,
+    directory: &Path,
+    read_key: &mut dyn FnMut(&Path) -> std::io::Result<KeyFile>,
+) -> Result<ClusterList, Mistakes> {
+    let mut key_files = KeyFiles { directory, read: read_key };
     let file = File::new(source.name, source.text);
     let table = file.parse()?;
     let mut root = Table::root(&file, &table);
@@ -42,11 +79,12 @@ pub fn parse_cluster(
 
     let generation = numbered(&mut root, "generation", u64::MAX >> 1, &mut spans.generation);
     let epoch = numbered(&mut root, "epoch", u32::MAX.into(), &mut spans.epoch);
+    let forced_generation = forced_generation(&mut root, generation);
     let keys = root
         .required("keys", "add a section [keys] with hash_key_file and mac_key_files")
         .and_then(|item| {
             spans.keys = item.span.clone();
-            read_keys(item.table("write a section: [keys]")?, read_key)
+            read_keys(item.table("write a section: [keys]")?, &mut key_files)
         });
     let underlay = root.required("underlay", "add a section [underlay] with prefixes = [\"…\"]");
     let underlay =
@@ -76,7 +114,7 @@ pub fn parse_cluster(
         services,
     };
     match Snapshot::build(spec) {
-        Ok(snapshot) if complete => Ok(snapshot),
+        Ok(snapshot) if complete => Ok(ClusterList { snapshot, forced_generation }),
         Ok(_) => Err(file.mistakes()),
         Err(problems) => {
             for p in &problems.0 {
@@ -113,18 +151,29 @@ fn numbered<T: TryFrom<u64>>(
     item.number(&(1..=max), "a number").and_then(|n| T::try_from(n).ok())
 }
 
+/// `forced_generation`: the last generation at which losing more than a third of a role at once was meant. `jlbctl
+/// apply --force` writes it. Default: none.
+fn forced_generation(root: &mut Table<'_>, generation: Option<u64>) -> Option<u64> {
+    let item = root.optional("forced_generation")?;
+    let forced = item.number(&(1..=(u64::MAX >> 1)), "a number")?;
+    if let Some(generation) = generation.filter(|&g| forced > g) {
+        item.mistake(
+            format!("{forced} is above this list's own generation, {generation}"),
+            "write the generation of the list that loses so much, or delete the line",
+        );
+    }
+    Some(forced)
+}
+
 /// `[keys]`
 ///
 /// - `hash_key_file`: file with the key that places flows. The same for the cluster's life. Required.
 /// - `mac_key_files`: one or two files; the first signs, both are accepted. Required.
 ///
 /// Each holds 32 hexadecimal digits and is its owner's alone (mode 0600). Relative paths start at this file.
-fn read_keys(
-    mut t: Table<'_>,
-    read: &mut dyn FnMut(&Path) -> std::io::Result<KeyFile>,
-) -> Option<Keys> {
+fn read_keys(mut t: Table<'_>, files: &mut KeyFiles<'_>) -> Option<Keys> {
     let mend = "write the path of a file with 32 hexadecimal digits, mode 0600";
-    let hash_key = t.required("hash_key_file", mend).and_then(|i| key(&i, read));
+    let hash_key = t.required("hash_key_file", mend).and_then(|i| files.key(&i));
     let macs = t.required("mac_key_files", mend).and_then(|item| {
         let mend = "write a list of one or two paths; the first key signs, both are accepted";
         let items = item.list(mend)?;
@@ -132,7 +181,7 @@ fn read_keys(
             item.mistake(format!("{} keys; one or two are possible", items.len()), mend);
             return None;
         }
-        let keys: Vec<_> = items.iter().map(|i| key(i, read)).collect();
+        let keys: Vec<_> = items.iter().map(|i| files.key(i)).collect();
         // What stays for life must not be what is changed after a leak.
         for (item, found) in items.iter().zip(&keys) {
             if found.is_some() && *found == hash_key {
@@ -163,21 +212,23 @@ fn read_keys(
     Some(Keys { hash_key: HashKey(hash_key?), mac_keys: macs? })
 }
 
-fn key(
-    item: &Item<'_>,
-    read: &mut dyn FnMut(&Path) -> std::io::Result<KeyFile>,
-) -> Option<[u8; 16]> {
-    let written = item.filled("write the path of a key file")?;
-    let path: PathBuf = match Path::new(item.file.name).parent() {
-        Some(directory) => directory.join(&written),
-        None => PathBuf::from(&written),
-    };
-    let shown = path.display().to_string();
-    let found = match read(&path) {
-        Ok(file) => keys::key(&shown, &file),
-        Err(e) => Err(keys::KeyFileError::new(shown, &e)),
-    };
-    found.map_err(|e| item.mistake(e.to_string(), e.mend())).ok()
+/// Where keys come from.
+struct KeyFiles<'a> {
+    /// Where relative paths start.
+    directory: &'a Path,
+    read: &'a mut dyn FnMut(&Path) -> std::io::Result<KeyFile>,
+}
+
+impl KeyFiles<'_> {
+    fn key(&mut self, item: &Item<'_>) -> Option<[u8; 16]> {
+        let path = self.directory.join(item.filled("write the path of a key file")?);
+        let shown = path.display().to_string();
+        let found = match (self.read)(&path) {
+            Ok(file) => keys::key(&shown, &file),
+            Err(e) => Err(keys::KeyFileError::new(shown, &e)),
+        };
+        found.map_err(|e| item.mistake(e.to_string(), e.mend())).ok()
+    }
 }
 
 /// `[underlay]`

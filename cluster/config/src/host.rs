@@ -2,13 +2,15 @@ use core::fmt;
 use core::net::SocketAddr;
 use core::num::NonZeroU32;
 use core::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use jlb_map::{DEFAULT_MTU, MAX_MTU, MIN_MTU, MemberRole, Snapshot};
 use jlb_wire::MemberId;
 
-use crate::Mistakes;
+use crate::etcd;
 use crate::reader::{File, Item, Table};
+use crate::{Etcd, EtcdSecrets, KeyFile, Mistakes};
 
 /// `jlb.toml`: what this host does, and with which resources.
 ///
@@ -18,6 +20,8 @@ use crate::reader::{File, Item, Table};
 pub struct Host {
     /// `[node]`
     pub node: Node,
+    /// `[etcd]`; without it the member list is the file `cluster.toml`.
+    pub etcd: Option<Etcd>,
     /// `[dpdk]`; always there with `[ingress]` or `[flowtracker]`.
     pub dpdk: Option<Dpdk>,
     /// `[ingress]`
@@ -196,6 +200,7 @@ impl Host {
             Some(item) => item.table("write a section: [node]").and_then(node),
             None => None,
         };
+        let etcd = root.section("etcd").map(etcd::etcd);
         let dpdk = root.section("dpdk").map(dpdk);
         let ingress = root.section("ingress").map(ingress);
         let flowtracker = root.section("flowtracker").map(flowtracker);
@@ -213,6 +218,7 @@ impl Host {
         let host = (|| {
             Some(Self {
                 node: node?,
+                etcd: etcd.flatten(),
                 dpdk: dpdk.flatten(),
                 ingress: ingress.flatten(),
                 flowtracker: flowtracker.flatten(),
@@ -223,6 +229,23 @@ impl Host {
         match host {
             Some(host) if file.is_clean() => Ok(host),
             Some(_) | None => Err(file.mistakes()),
+        }
+    }
+
+    /// Reads the files that `[etcd]` names; nothing without `[etcd]`. Relative paths start at this file.
+    ///
+    /// # Errors
+    /// Mistakes in this file, for files that cannot be read, are open to others, or hold something else.
+    pub fn etcd_secrets(
+        &self,
+        read: &mut dyn FnMut(&Path) -> io::Result<KeyFile>,
+    ) -> Result<EtcdSecrets, Mistakes> {
+        let file = File::new(&self.source.0, &self.source.1);
+        let table = file.parse()?;
+        let section = Table::root(&file, &table).section("etcd");
+        match (&self.etcd, section) {
+            (Some(etcd), Some(mut t)) => etcd::secrets(&file, &mut t, etcd, read),
+            (Some(_) | None, _) => Ok(EtcdSecrets::default()),
         }
     }
 

@@ -15,7 +15,7 @@ impl FileKind {
     pub fn of(name: &str, text: &str) -> Self {
         let (table, _) = DeTable::parse_recoverable(text);
         let has = |keys: &[&str]| keys.iter().any(|&key| table.get_ref().contains_key(key));
-        let of_host = has(&["node", "dpdk", "ingress", "flowtracker", "yann"]);
+        let of_host = has(&["node", "etcd", "dpdk", "ingress", "flowtracker", "yann"]);
         let of_cluster = has(&["generation", "epoch", "keys", "underlay", "member", "service"]);
         if of_cluster || (!of_host && name.contains("cluster")) {
             Self::Cluster

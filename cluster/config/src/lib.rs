@@ -3,7 +3,7 @@
 //! | file | says | read by | becomes |
 //! |---|---|---|---|
 //! | `jlb.toml` | what this host does, and with which resources | [`Host::parse`] | [`Host`] |
-//! | `cluster.toml` | who is in the cluster and what it serves; byte-identical everywhere | [`parse_cluster`] | [`jlb_map::Snapshot`] |
+//! | `cluster.toml` | who is in the cluster and what it serves; byte-identical everywhere | [`read_cluster`] | [`ClusterList`], [`jlb_map::Snapshot`] |
 //!
 //! Every mistake is told with file, line, column, key, what is wrong and how to mend it, and all of them at once:
 //! that is why the TOML is walked by a [reader](crate) of our own instead of being deserialized, which would stop at
@@ -14,6 +14,7 @@
 
 mod cluster;
 mod contradiction;
+mod etcd;
 mod host;
 mod keys;
 mod kind;
@@ -21,7 +22,8 @@ mod mistake;
 mod reader;
 mod value;
 
-pub use cluster::{ClusterFile, parse_cluster};
+pub use cluster::{ClusterFile, ClusterList, parse_cluster, read_cluster};
+pub use etcd::{Etcd, EtcdSecrets};
 pub use host::{Admin, Dpdk, FlowTracker, Host, Idle, Ingress, LogFormat, LogLevel, Node, Yann};
 pub use keys::{KeyFile, KeyFileError};
 pub use kind::FileKind;

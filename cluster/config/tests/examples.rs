@@ -24,6 +24,17 @@ fn explicit(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
+/// With the section `[etcd]` in force, which the examples show commented.
+fn with_etcd(text: &str) -> String {
+    let (before, after) = text.split_once("\n# [etcd]\n").unwrap();
+    let (section, after) = after.split_once("\n\n").unwrap();
+    let is_key = |l: &&str| l.split(' ').nth(1) == Some("=");
+    let keys: Vec<_> =
+        section.lines().filter_map(|l| l.strip_prefix("# ")).filter(is_key).collect();
+    assert_eq!(keys.len(), 8, "every key of [etcd]: {keys:?}");
+    format!("{before}\n[etcd]\n{}\n\n{after}", keys.join("\n"))
+}
+
 fn host(text: &str) -> Host {
     Host::parse("example", text).unwrap_or_else(|m| panic!("{m}"))
 }
@@ -43,6 +54,21 @@ fn each_daemon_takes_its_example() {
         found.unwrap_or_else(|m| panic!("{m}"));
     }
     assert_eq!(FileKind::of("example", CLUSTER), FileKind::Cluster);
+}
+
+#[test]
+fn each_daemon_takes_its_example_with_etcd() {
+    for (text, role) in HOSTS {
+        let shown = host(&with_etcd(text));
+        shown.find_in(&cluster(CLUSTER), role).unwrap_or_else(|m| panic!("{m}"));
+        assert_eq!(host(text).etcd, None);
+        let etcd = shown.etcd.unwrap();
+        assert_eq!(
+            (etcd.prefix.as_str(), etcd.state_dir.to_str()),
+            ("/jlb/", Some("/var/lib/jlb"))
+        );
+        assert!(etcd.endpoints.len() == 3 && etcd.identity.is_some() && etcd.user.is_some());
+    }
 }
 
 #[test]

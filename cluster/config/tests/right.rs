@@ -5,7 +5,8 @@ use core::num::NonZeroU32;
 use std::path::Path;
 
 use jlb_config::{
-    Admin, ClusterFile, Dpdk, Host, Idle, KeyFile, LogFormat, LogLevel, parse_cluster,
+    Admin, ClusterFile, ClusterList, Dpdk, Host, Idle, KeyFile, LogFormat, LogLevel, parse_cluster,
+    read_cluster,
 };
 use jlb_map::{Admission, Family, MemberRole, OnExhausted, ReturnPath, ServiceId};
 use jlb_wire::Protocol;
@@ -135,4 +136,44 @@ fn a_cluster_becomes_a_snapshot() {
         (two.weight, two.max_connections, two.admission),
         (7, NonZeroU32::new(9), Admission::Refuse)
     );
+}
+
+#[test]
+fn etcd_gets_its_defaults() {
+    let h = host("[node]\nname = \"b\"\n[etcd]\nendpoints = [\"http://127.0.0.1:2379\"]\n");
+    let etcd = h.etcd.as_ref().unwrap();
+    assert_eq!((etcd.prefix.as_str(), etcd.state_dir.to_str()), ("/jlb/", Some("/var/lib/jlb")));
+    assert_eq!((&etcd.ca_file, &etcd.identity, &etcd.user), (&None, &None, &None));
+    let nothing = h.etcd_secrets(&mut |path| panic!("{path:?} is not named")).unwrap();
+    assert_eq!(nothing, jlb_config::EtcdSecrets::default());
+    assert!(host("[node]\nname = \"b\"\n").etcd.is_none());
+}
+
+/// Three backends, of which `lost` are gone, at a generation.
+fn list(generation: u64, lost: usize, forced: Option<u64>) -> ClusterList {
+    let mut text = format!("generation = {generation}\nepoch = 1\n");
+    text.extend(forced.map(|g| format!("forced_generation = {g}\n")));
+    text += "[keys]\nhash_key_file = \"h\"\nmac_key_files = [\"m\"]\n[underlay]\nprefixes = [\"10.1.0.0/24\"]\n";
+    for id in lost + 1..=3 {
+        text += &format!(
+            "[[member]]\nid = {id}\nname = \"b{id}\"\nrole = \"backend\"\naddresses = [\"10.1.0.{id}\"]\n"
+        );
+    }
+    let mut key = |path: &Path| {
+        let digit = if path == Path::new("/keys/h") { 1 } else { 2 };
+        Ok(KeyFile { text: format!("{digit:032x}"), mode: 0o600 })
+    };
+    let source = ClusterFile { name: "etcd", text: &text };
+    read_cluster(source, Path::new("/keys"), &mut key).unwrap_or_else(|m| panic!("{m}"))
+}
+
+#[test]
+fn a_loss_that_was_meant_is_taken_once() {
+    let follows = |old: ClusterList, new: ClusterList| new.follows(&old.snapshot).is_ok();
+    assert!(follows(list(4, 0, None), list(5, 1, None)), "a third");
+    assert!(!follows(list(4, 0, None), list(5, 2, None)), "more");
+    assert!(follows(list(4, 0, None), list(5, 2, Some(5))), "meant");
+    assert!(follows(list(3, 0, None), list(6, 2, Some(5))), "meant by a list that was missed");
+    assert!(!follows(list(5, 0, Some(5)), list(6, 2, Some(5))), "meant earlier");
+    assert!(!follows(list(6, 0, Some(5)), list(5, 0, Some(5))), "never a lower number");
 }

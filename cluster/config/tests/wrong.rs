@@ -27,6 +27,16 @@ flow_capacity = 65536
 [yann]
 interfaces = ["eth0"]
 max_connections = 5
+
+[etcd]
+endpoints = ["https://10.1.0.5:2379", "https://etcd-2.example:2379", "https://[fd00:1::5]:2379"]
+prefix = "/jlb/"
+ca_file = "ca.pem"
+cert_file = "cert.pem"
+key_file = "cert.key"
+user = "jlb"
+password_file = "password"
+state_dir = "/var/lib/jlb"
 "#;
 
 const CLUSTER: &str = r#"generation = 1
@@ -144,6 +154,26 @@ fn wrong_hosts_are_refused_with_line_and_column() {
         ("max_connections = 5", "max_connections = -1", 20, 19, "yann.max_connections", "-1 is not between 1 and"),
         ("max_connections = 5", "bpf_pins = \"jlb\"", 20, 12, "yann.bpf_pins", "no absolute path"),
         ("max_connections = 5", "interfaces = []", 20, 1, "", "duplicate key"),
+        ("\"https://10.1.0.5:2379\"", "\"10.1.0.5:2379\"", 23, 14, "etcd.endpoints[0]", "no URL"),
+        ("\"https://10.1.0.5:2379\"", "\"https://10.1.0.5\"", 23, 14, "etcd.endpoints[0]", "no URL"),
+        ("\"https://10.1.0.5:2379\"", "\"https://10.1.0.500:2379\"", 23, 14, "etcd.endpoints[0]", "no URL"),
+        ("\"https://10.1.0.5:2379\"", "\"https://10.1.0.5:2379/v3\"", 23, 14, "etcd.endpoints[0]", "no URL"),
+        ("\"https://10.1.0.5:2379\"", "\"https://10.1.0.5:0\"", 23, 14, "etcd.endpoints[0]", "no URL"),
+        ("\"https://etcd-2.example:2379\"", "\"http://etcd-2.example:2379\"", 23, 39, "etcd.endpoints[1]", "mixed"),
+        ("\"https://etcd-2.example:2379\"", "\"https://10.1.0.5:2379\"", 23, 39, "etcd.endpoints[1]", "named twice"),
+        ("[\"https://10.1.0.5:2379\", \"https://etcd-2.example:2379\", \"https://[fd00:1::5]:2379\"]", "[]", 23, 13, "etcd.endpoints", "0 endpoints"),
+        ("[\"https://10.1.0.5:2379\", \"https://etcd-2.example:2379\", \"https://[fd00:1::5]:2379\"]", "2379", 23, 13, "etcd.endpoints", "this is a number, not a list"),
+        ("prefix = \"/jlb/\"", "prefix = \"/jlb\"", 24, 10, "etcd.prefix", "start and end with a slash"),
+        ("prefix = \"/jlb/\"", "prefix = \"/\"", 24, 10, "etcd.prefix", "start and end with a slash"),
+        ("prefix = \"/jlb/\"", "prefixes = \"/jlb/\"", 24, 1, "etcd.prefixes", "no key `prefixes`"),
+        ("ca_file = \"ca.pem\"\n", "", 22, 1, "etcd.ca_file", "`ca_file` is missing"),
+        ("ca_file = \"ca.pem\"\n", "ca_file = \"\"\n", 25, 11, "etcd.ca_file", "empty"),
+        ("cert_file = \"cert.pem\"\n", "", 26, 12, "etcd.key_file", "stands without `cert_file`"),
+        ("key_file = \"cert.key\"\n", "", 26, 13, "etcd.cert_file", "stands without `key_file`"),
+        ("password_file = \"password\"\n", "", 28, 8, "etcd.user", "stands without `password_file`"),
+        ("user = \"jlb\"\n", "", 28, 17, "etcd.password_file", "stands without `user`"),
+        ("user = \"jlb\"", "user = 7", 28, 8, "etcd.user", "this is a number, not a string"),
+        ("state_dir = \"/var/lib/jlb\"", "state_dir = \"jlb\"", 30, 13, "etcd.state_dir", "no absolute path"),
     ];
     for (from, to, line, column, key, what) in cases {
         let m = only(host, HOST, from, to);
@@ -158,6 +188,8 @@ fn wrong_clusters_are_refused_with_line_and_column() {
     let cases = [
         ("generation = 1\n", "\n", 1, 1, "generation", "`generation` is missing"),
         ("generation = 1\n", "generation = 0\n", 1, 14, "generation", "0 is not between 1 and"),
+        ("epoch = 1\n", "epoch = 1\nforced_generation = 2\n", 3, 21, "forced_generation", "2 is above this list's own generation, 1"),
+        ("epoch = 1\n", "epoch = 1\nforced_generation = true\n", 3, 21, "forced_generation", "true or false, not a number"),
         ("epoch = 1\n", "epoch = 1.5\n", 2, 9, "epoch", "this is a fraction, not a number"),
         ("\"hash.key\"", "\"none.key\"", 5, 17, "keys.hash_key_file", "there is no file `/etc/jlb/none.key`"),
         ("\"hash.key\"", "\"locked.key\"", 5, 17, "keys.hash_key_file", "cannot read `/etc/jlb/locked.key`"),
@@ -200,6 +232,60 @@ fn wrong_clusters_are_refused_with_line_and_column() {
         assert_eq!((m.line, m.column, m.key.as_str()), (line, column, key), "{to}:\n{m}");
         assert!(m.what.contains(what), "{to}:\n{m}");
     }
+}
+
+#[test]
+fn tls_files_without_tls_are_refused() {
+    let text = HOST.replace("https:", "http:");
+    let mistakes = host(&text).unwrap_err();
+    let keys: Vec<_> = mistakes.0.iter().map(|m| (m.line, m.key.as_str())).collect();
+    assert_eq!(keys, [(25, "etcd.ca_file"), (26, "etcd.cert_file")], "{mistakes}");
+}
+
+#[test]
+fn the_files_of_etcd_are_refused_where_they_are_named() {
+    let read = |wrong: &'static str, file: io::Result<KeyFile>| {
+        let mut file = Some(file);
+        let mut read = move |path: &Path| {
+            let path = path.to_str().unwrap();
+            assert!(path.starts_with("/etc/jlb/"), "{path}");
+            if path.ends_with(wrong) {
+                return file.take().unwrap();
+            }
+            let pem = "-----BEGIN CERTIFICATE-----\n";
+            Ok(KeyFile {
+                text: pem.into(),
+                mode: if path.contains(".pem") { 0o644 } else { 0o600 },
+            })
+        };
+        Host::parse("/etc/jlb/jlb.toml", HOST).unwrap().etcd_secrets(&mut read)
+    };
+    assert!(read("none", Err(io::ErrorKind::NotFound.into())).is_ok());
+    let held = |text: &str, mode| Ok(KeyFile { text: text.into(), mode });
+    let pem = "-----BEGIN PRIVATE KEY-----\n";
+    for (file, is, line, column, what, mend) in [
+        (
+            "ca.pem",
+            Err(io::ErrorKind::NotFound.into()),
+            25,
+            11,
+            "cannot read `/etc/jlb/ca.pem`",
+            "readable",
+        ),
+        ("ca.pem", held("DER", 0o644), 25, 11, "no PEM file", "convert"),
+        ("cert.pem", held("", 0o644), 26, 13, "is empty", "put"),
+        ("cert.key", held(pem, 0o640), 27, 12, "mode 0640", "chmod 0600 /etc/jlb/cert.key"),
+        ("password", held("secret", 0o604), 29, 17, "mode 0604", "chmod 0600 /etc/jlb/password"),
+        ("password", held("\n", 0o600), 29, 17, "is empty", "put"),
+    ] {
+        let mistakes = read(file, is).unwrap_err();
+        let [m] = &mistakes.0[..] else { panic!("one mistake: {mistakes}") };
+        assert_eq!((m.line, m.column), (line, column), "{m}");
+        assert!(m.what.contains(what) && m.mend.contains(mend), "{m}");
+    }
+    let secrets = read("password", held("pass word\n", 0o600)).unwrap();
+    assert_eq!(secrets.password.as_deref(), Some("pass word"));
+    assert!(!format!("{secrets:?}").contains("word"));
 }
 
 #[test]

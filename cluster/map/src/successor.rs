@@ -47,7 +47,7 @@ pub enum Refusal {
         /// In the new list.
         new: u32,
     },
-    /// The epoch changed and the set of trackers did not.
+    /// The epoch changed and the set of trackers did not: from one generation to the next, it stays.
     #[error("the set of flow trackers is the same, so the epoch must stay {old}; it is {new}")]
     EpochMustStay {
         /// In force.
@@ -145,7 +145,9 @@ fn epoch(old: &Snapshot, new: &Snapshot, refusals: &mut Vec<Refusal>) {
     };
     let (before, after) = (old.epoch().0, new.epoch().0);
     if trackers(old) == trackers(new) {
-        if before != after {
+        // A tracker may have come and gone in the lists between, which a host that was cut off from etcd has missed.
+        let missed_some = new.generation() > old.generation() + 1;
+        if after < before || (after > before && !missed_some) {
             refusals.push(Refusal::EpochMustStay { old: before, new: after });
         }
     } else if after <= before {

@@ -387,6 +387,16 @@ fn a_list_that_contradicts_the_one_in_force_is_refused() {
         })
     };
     assert_eq!(newer(|s| s.epoch.0 = 3), Err(vec![Refusal::EpochMustStay { old: 2, new: 3 }]));
+    assert_eq!(newer(|s| s.epoch.0 = 1), Err(vec![Refusal::EpochMustStay { old: 2, new: 1 }]));
+    // A tracker that came and went in between raised it twice.
+    let leap = |epoch| {
+        next(|s| {
+            s.generation += 2;
+            s.epoch.0 = epoch;
+        })
+    };
+    assert_eq!(leap(4), Ok(Succession::Newer));
+    assert_eq!(leap(1), Err(vec![Refusal::EpochMustStay { old: 2, new: 1 }]));
     let moved = newer(|s| s.members[0].addresses.v4 = "10.0.0.200".parse().ok()).unwrap_err();
     assert!(matches!(moved[..], [Refusal::IdMoved { .. }]), "{moved:?}");
     let role = newer(|s| s.members[0].role = MemberRole::Backend).unwrap_err();

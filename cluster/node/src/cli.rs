@@ -8,7 +8,8 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use jlb_config::{FileKind, Host};
 use jlb_map::{MemberRole, Snapshot};
 
-use crate::files::{LoadError, load_cluster, load_host, read};
+use crate::files::{LoadError, load_cluster, load_host, read, read_key};
+use crate::membership::{Begin, BeginError};
 use crate::{Setup, fresh_boot_id};
 
 /// Bad configuration (`EX_CONFIG` of sysexits.h).
@@ -34,8 +35,15 @@ pub struct Program {
 pub struct Paths {
     /// This host's file.
     pub host: PathBuf,
-    /// The cluster's file.
+    /// The cluster's file; not read with `[etcd]`.
     pub cluster: PathBuf,
+}
+
+impl Paths {
+    /// This host's directory of configuration.
+    pub(crate) fn directory(&self) -> &Path {
+        self.host.parent().unwrap_or(Path::new(""))
+    }
 }
 
 /// What the command line asks for.
@@ -80,7 +88,7 @@ impl Program {
             .arg(path(
                 "cluster",
                 "/etc/jlb/cluster.toml",
-                "Who is in the cluster and what it serves",
+                "Who is in the cluster and what it serves; not read if [etcd] is configured",
             ))
             .subcommand(check)
     }
@@ -115,23 +123,33 @@ impl Program {
     }
 
     fn setup(&self, paths: Paths) -> Result<Setup, ExitCode> {
-        // Both, so that the mistakes of both are seen at once.
-        let (host, cluster) = (load_host(&paths.host), load_cluster(&paths.cluster));
-        let mut wrong = false;
-        let host = host.map_err(|e| wrong = report(&e)).ok();
-        let cluster = cluster.map_err(|e| wrong = report(&e)).ok();
-        let (Some(host), Some(cluster), false) = (host, cluster, wrong) else {
-            return Err(ExitCode::from(EXIT_CONFIG));
-        };
+        let host = load_host(&paths.host).map_err(|e| {
+            report(&e);
+            // So that the mistakes of both are seen at once.
+            if let Err(e) = load_cluster(&paths.cluster) {
+                report(&e);
+            }
+            ExitCode::from(EXIT_CONFIG)
+        })?;
+        let begin = Begin::find(&host, &paths).map_err(|e| {
+            say(&e.to_string());
+            match e {
+                BeginError::Load(_) => ExitCode::from(EXIT_CONFIG),
+                // Another try may find it.
+                BeginError::Nothing { .. } | BeginError::Runtime(_) => ExitCode::FAILURE,
+            }
+        })?;
+        let cluster = Arc::clone(&begin.list.snapshot);
         let me = host.find_in(&cluster, self.role).map_err(|e| {
             report(&e.into());
-            ExitCode::from(EXIT_CONFIG)
+            // What is wrong here may be mended in etcd while nobody is at this host.
+            if host.etcd.is_some() { ExitCode::FAILURE } else { ExitCode::from(EXIT_CONFIG) }
         })?;
         let boot = fresh_boot_id().map_err(|e| {
             say(&format!("error: no randomness for a boot id: {e}"));
             ExitCode::FAILURE
         })?;
-        Ok(Setup { program: *self, paths, host, cluster, me, boot })
+        Ok(Setup { program: *self, paths, host, cluster, begin, me, boot })
     }
 
     fn check(&self, files: &[&PathBuf]) -> ExitCode {
@@ -144,6 +162,7 @@ impl Program {
                 FileKind::Host => {
                     let host = load_host(path)?;
                     host.require(self.role)?;
+                    host.etcd_secrets(&mut read_key)?;
                     hosts.push((path, host));
                     Ok(())
                 }

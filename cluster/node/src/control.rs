@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use jlb_config::Dpdk;
-use jlb_map::{MemberRole, Refusal, Snapshot, Succession, check_successor};
+use jlb_config::{ClusterList, Dpdk};
+use jlb_map::{MemberRole, Refusal, Snapshot, Succession};
 use jlb_neighbours::Neighbours;
 use jlb_role::{Metric, MetricKind, MetricSink as _, Samples};
 use sd_notify::NotifyState;
@@ -16,8 +16,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Answer, Question, Topic};
+use crate::membership::Membership;
 use crate::netlink::Watch;
-use crate::{Daemon, Setup, link_check, load_cluster, load_host, logging, metrics};
+use crate::{Daemon, Setup, link_check, load_host, logging, metrics};
 
 static BUILD: Metric =
     Metric { name: "jlb_build_info", help: "What runs here; always 1.", kind: MetricKind::Gauge };
@@ -137,7 +138,8 @@ async fn control<D: Daemon>(
         cluster: Arc::clone(&setup.cluster),
         started: SystemTime::now(),
         reloaded: SystemTime::now(),
-        reload_worked: true,
+        reload_worked: !setup.begin.is_refused(),
+        membership: Membership::start(setup),
         watch,
         has_neighbours: false,
     };
@@ -164,6 +166,7 @@ async fn control<D: Daemon>(
     notify(&[NotifyState::Stopping]);
     info!("{} stops", setup.program.name);
     control.daemon.stop().await;
+    control.membership.leave().await;
     if let jlb_config::Admin::Unix(path) = at {
         // It is in nobody's way if it stays.
         let _ = std::fs::remove_file(path);
@@ -207,6 +210,7 @@ struct Control<'a, D> {
     started: SystemTime,
     reloaded: SystemTime,
     reload_worked: bool,
+    membership: Membership,
     watch: Option<Watch>,
     has_neighbours: bool,
 }
@@ -235,46 +239,61 @@ impl<D: Daemon> Control<'_, D> {
                         notify(&[NotifyState::Watchdog]);
                     }
                 }
+                () = self.membership.changed() => self.take()?,
                 _ = hangup.recv() => self.reload()?,
             }
         }
     }
 
-    /// Reads `cluster.toml` again. What is wrong is logged, and what is in force stays.
+    /// Reads the configuration again. What is wrong is logged, and what is in force stays.
     fn reload(&mut self) -> Result<(), D::Error> {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
             Err(_) => notify(&[NotifyState::Reloading]),
         }
-        self.reload_worked = false;
         match load_host(&self.setup.paths.host) {
             Ok(host) if host == self.setup.host => {}
             Ok(_) => warn!("{} was changed; that takes a restart", self.setup.paths.host.display()),
             Err(e) => warn!("the reloaded {} is wrong:\n{e}", self.setup.paths.host.display()),
         }
-        match load_cluster(&self.setup.paths.cluster) {
-            Ok(new) => self.succeed(new)?,
-            Err(e) => error!("the reload was refused:\n{e}"),
-        }
+        self.take()?;
         notify(&[NotifyState::Ready]);
         Ok(())
     }
 
-    fn succeed(&mut self, new: Arc<Snapshot>) -> Result<(), D::Error> {
-        let succession = match check_successor(&self.cluster, &new, false) {
+    /// Takes the list as it is offered now, if it may follow the one in force.
+    fn take(&mut self) -> Result<(), D::Error> {
+        let Some(offer) = self.membership.offer() else {
+            info!("etcd has not answered yet: the list in force stays");
+            return Ok(());
+        };
+        self.reload_worked = false;
+        match offer {
+            Ok(list) => self.succeed(&list),
+            Err(e) => {
+                error!("the reload was refused:\n{e}");
+                Ok(())
+            }
+        }
+    }
+
+    fn succeed(&mut self, list: &ClusterList) -> Result<(), D::Error> {
+        let new = &list.snapshot;
+        let succession = match list.follows(&self.cluster) {
             Ok(succession) => succession,
             Err(refusals) => {
                 for refusal in refusals {
-                    // A daemon that starts has nothing in force, so that is how this one is forced.
                     let hint = match refusal {
-                        Refusal::Shrinks { .. } => " (restart the daemon to force it)",
+                        Refusal::Shrinks { .. } => {
+                            format!(" ({})", self.membership.how_to_force(new.generation()))
+                        }
                         Refusal::LowerGeneration { .. }
                         | Refusal::SameGeneration { .. }
                         | Refusal::EpochMustRise { .. }
                         | Refusal::EpochMustStay { .. }
                         | Refusal::HashKey
                         | Refusal::IdMoved { .. }
-                        | Refusal::RoleChanged { .. } => "",
+                        | Refusal::RoleChanged { .. } => String::new(),
                     };
                     error!("the reload was refused: {refusal}{hint}");
                 }
@@ -298,11 +317,12 @@ impl<D: Daemon> Control<'_, D> {
         info!(generation = new.generation(), epoch = new.epoch().0, "reloaded: {what}");
         if succession != Succession::Same {
             if let Some(watch) = &mut self.watch {
-                watch.set_targets(targets(self.setup, &new));
+                watch.set_targets(targets(self.setup, new));
             }
-            self.daemon.apply(&new)?;
-            self.cluster = new;
+            self.daemon.apply(new)?;
+            self.cluster = Arc::clone(new);
         }
+        self.membership.taken(self.setup.program.role, new);
         Ok(())
     }
 
@@ -356,6 +376,7 @@ impl<D: Daemon> Control<'_, D> {
         samples.value(&EPOCH, &[], self.cluster.epoch().0.into());
         samples.value(&RELOADED, &[], u8::from(self.reload_worked).into());
         samples.value(&RELOADED_AT, &[], unix_seconds(self.reloaded));
+        self.membership.collect(&self.cluster, &mut samples);
         match metrics::render(&samples) {
             Ok(body) => {
                 Answer { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }
@@ -373,6 +394,7 @@ impl<D: Daemon> Control<'_, D> {
             "generation": self.cluster.generation(),
             "epoch": self.cluster.epoch().0,
             "digest": self.cluster.digest().to_string(),
+            "membership": self.membership.status(&self.cluster),
             "ready": reasons.is_empty(),
             "not_ready": reasons,
             "daemon": self.daemon.status(),

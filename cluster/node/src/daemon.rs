@@ -9,6 +9,7 @@ use jlb_role::Samples;
 use jlb_wire::{BootId, MemberId};
 use serde_json::Value;
 
+use crate::membership::Begin;
 use crate::{Paths, Program};
 
 /// What a daemon starts from.
@@ -22,6 +23,8 @@ pub struct Setup {
     pub host: Host,
     /// The cluster as it is at the start.
     pub cluster: Arc<Snapshot>,
+    /// Where that came from.
+    pub(crate) begin: Begin,
     /// This host in it.
     pub me: MemberId,
     /// This process' boot id. (A backend's is in its pinned state instead.)
@@ -38,7 +41,7 @@ pub trait Daemon {
     /// something was done, and is called again. Must lose nothing when dropped half way.
     fn work(&mut self) -> impl Future<Output = Result<(), Self::Error>>;
 
-    /// Takes a newer snapshot, after a reload.
+    /// Takes a newer snapshot, after a reload or from etcd.
     ///
     /// # Errors
     /// When it cannot be taken; then the daemon ends.

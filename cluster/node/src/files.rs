@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use jlb_config::{ClusterFile, Host, KeyFile, Mistakes, parse_cluster};
+use jlb_config::{ClusterFile, ClusterList, Host, KeyFile, Mistakes, read_cluster};
 use jlb_map::Snapshot;
 
 /// Why a configuration file is no use.
@@ -41,11 +41,20 @@ pub fn load_host(path: &Path) -> Result<Host, LoadError> {
 /// # Errors
 /// When it cannot be read, or has mistakes; key files that cannot be read are mistakes.
 pub fn load_cluster(path: &Path) -> Result<Arc<Snapshot>, LoadError> {
-    let (name, text) = (path.display().to_string(), read(path)?);
-    Ok(parse_cluster(ClusterFile { name: &name, text: &text }, &mut read_key)?)
+    load_list(path).map(|list| list.snapshot)
 }
 
-fn read_key(path: &Path) -> io::Result<KeyFile> {
+pub(crate) fn load_list(path: &Path) -> Result<ClusterList, LoadError> {
+    let (name, text) = (path.display().to_string(), read(path)?);
+    let directory = path.parent().unwrap_or(Path::new(""));
+    Ok(read_cluster(ClusterFile { name: &name, text: &text }, directory, &mut read_key)?)
+}
+
+/// Reads a file that only its owner should read, with its permission bits, for those who check that.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_key(path: &Path) -> io::Result<KeyFile> {
     let mode = fs::metadata(path)?.permissions().mode();
     Ok(KeyFile { text: fs::read_to_string(path)?, mode })
 }

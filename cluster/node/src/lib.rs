@@ -37,7 +37,7 @@
 //! ```
 //!
 //! [`run`] is the control thread: one tokio `current_thread` runtime that owns the [`Daemon`], so nothing in it needs
-//! a lock. It reloads on SIGHUP, stops on SIGTERM and SIGINT, answers the admin endpoint (`/metrics`, `/healthz`,
+//! a lock. It reloads on SIGHUP, follows etcd if `[etcd]` is there, stops on SIGTERM and SIGINT, answers the admin endpoint (`/metrics`, `/healthz`,
 //! `/readyz`, `/status`), tells systemd, and hands over what the kernel knows about [neighbours](netlink).
 #![forbid(unsafe_code)]
 
@@ -48,6 +48,7 @@ mod daemon;
 mod files;
 mod link_check;
 mod logging;
+mod membership;
 mod metrics;
 pub mod netlink;
 mod random;
@@ -56,6 +57,7 @@ pub use clap;
 pub use cli::{EXIT_CONFIG, EXIT_USAGE, Paths, Program, Start};
 pub use control::run;
 pub use daemon::{Daemon, Setup};
-pub use files::{LoadError, load_cluster, load_host};
+pub use files::{LoadError, load_cluster, load_host, read_key};
+pub use membership::known_cluster;
 pub use random::{fresh_boot_id, random_u64};
 pub use serde_json;

@@ -7,6 +7,7 @@ mod options;
 mod preflight;
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub use preflight::PreflightError;
 const HANGS: Duration = Duration::from_secs(1);
 /// A scrape waits so long for a worker: its loop takes less than 2 ms.
 const SCRAPE: Duration = Duration::from_millis(200);
+/// How long a daemon waits until nothing is lost with it.
+const LEAVE: Duration = Duration::from_secs(5);
 /// How long the workers may take to end.
 const STOP: Duration = Duration::from_secs(2);
 
@@ -115,6 +118,8 @@ pub struct DpdkDaemon<E, R> {
     reports: Reports,
     neighbours: Arc<ArcSwap<Neighbours>>,
     members: Members,
+    /// What the workers are told before they end.
+    leaving: Option<E>,
     /// Kept until the end.
     _only_one: preflight::OnlyOne,
     why: core::marker::PhantomData<R>,
@@ -170,9 +175,48 @@ where
             reports,
             neighbours,
             members: Members::new(Arc::clone(&setup.cluster), setup.me),
+            leaving: None,
             _only_one: only_one,
             why: core::marker::PhantomData,
         })
+    }
+}
+
+impl<E, R> DpdkDaemon<E, R>
+where
+    E: Clone + Send + 'static,
+    R: core::error::Error + 'static,
+{
+    /// Tells the workers so when the daemon is to stop, and lets them end when all say [`Report::MayLeave`], or
+    /// after 5 s.
+    #[must_use]
+    pub fn leaves_by(mut self, leaving: E) -> Self {
+        self.leaving = Some(leaving);
+        self
+    }
+
+    async fn leave(&mut self) {
+        let Some(leaving) = self.leaving.take() else { return };
+        if let Err(e) = self.handle.send_to_all(&leaving) {
+            return warn!("leaves at once, unannounced: {e}");
+        }
+        let mut busy: BTreeSet<WorkerId> = self.handle.workers().collect();
+        let done = async {
+            while !busy.is_empty() {
+                match self.reports.recv().await {
+                    Some((worker, Report::MayLeave)) => {
+                        busy.remove(&worker);
+                    }
+                    Some((worker, report)) => self.members.take(worker, report),
+                    None => return,
+                }
+            }
+        };
+        if tokio::time::timeout(LEAVE, done).await.is_err() {
+            warn!(
+                "leaves after {LEAVE:?} with work undone: new connections wait for an answer here, or another member that is to take over does not answer or is not ready"
+            );
+        }
     }
 }
 
@@ -224,6 +268,7 @@ where
     }
 
     async fn stop(&mut self) {
+        self.leave().await;
         if let Some(runtime) = self.runtime.take()
             && let Err(e) = runtime.stop(STOP)
         {
@@ -256,6 +301,6 @@ pub(crate) fn tell(name: &str, report: Report) {
                 "{name} is dead: neither we nor another member hears it, so its clients are told to connect again"
             );
         }
-        Report::Warm(_) | Report::WaitsFor { .. } | Report::Collect(_) => {}
+        Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave | Report::Collect(_) => {}
     }
 }

@@ -68,6 +68,7 @@ impl Members {
             | Report::PeerSuspect { .. }
             | Report::ListMismatch { .. }
             | Report::BackendDead { .. }
+            | Report::MayLeave
             | Report::Collect(_) => {}
         }
     }
@@ -81,7 +82,9 @@ impl Members {
             Report::PeerAlive { member } => (member, |seen| seen.alive = true),
             Report::PeerSuspect { member } => (member, |seen| seen.alive = false),
             Report::ListMismatch { member } | Report::BackendDead { member } => (member, |_| {}),
-            Report::Warm(_) | Report::WaitsFor { .. } | Report::Collect(_) => return,
+            Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave | Report::Collect(_) => {
+                return;
+            }
         };
         // What was reported before the list changed is of no use any more.
         let Some(known) = self.cluster.member(member) else { return };

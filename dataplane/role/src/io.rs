@@ -64,6 +64,8 @@ pub enum Report {
         /// Who.
         member: MemberId,
     },
+    /// A worker that was told that its daemon leaves has nothing left to do: with it nothing is lost.
+    MayLeave,
     /// A tracker's worker pulls the flows of its partitions: an agent's daemon is to collect them from the kernel half.
     Collect(Collect),
 }

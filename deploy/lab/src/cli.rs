@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jlb_lab::fault::{self, Fault};
+use jlb_lab::fault::{self, Fault, VipRoute};
 use jlb_lab::{Error, Jlb, Lab, LabConfig, Status};
 
 use crate::demo;
@@ -66,6 +66,14 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
+    /// Show where the router sends packets for VIPs
+    Routes,
+    /// Start daemons again, or change the member list
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  jlb-lab member start trackers\n  jlb-lab member restart ingress-1 tracker-1\n  jlb-lab member drain backend-2"
+    )]
+    Member(MemberCommand),
     /// Break something on purpose
     #[command(
         subcommand,
@@ -106,6 +114,28 @@ struct Up {
 }
 
 #[derive(Subcommand)]
+enum MemberCommand {
+    /// Start the daemons of these hosts, after they were ended
+    Start {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Stop and start the daemons of these hosts, one after another
+    Restart {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Put a host back into the member list, and start its daemon
+    Add { node: String },
+    /// Take a host out of the member list, and stop its daemon
+    Remove { node: String },
+    /// Give a backend nothing new
+    Drain { node: String },
+    /// Give a backend new clients again
+    Undrain { node: String },
+}
+
+#[derive(Subcommand)]
 enum FaultCommand {
     /// End what runs on these hosts (SIGTERM, then SIGKILL)
     Stop {
@@ -121,6 +151,35 @@ enum FaultCommand {
     Freeze {
         #[arg(required = true)]
         nodes: Vec<String>,
+    },
+    /// End JLB's daemons on these hosts, and only those (SIGTERM)
+    StopDaemon {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// End JLB's daemons on these hosts, and only those, at once (SIGKILL)
+    KillDaemon {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Stop the clocks of JLB's daemons on these hosts, and only those (SIGSTOP)
+    FreezeDaemon {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Let nothing leave or reach these hosts, with their links up
+    Silence {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Let nothing pass between two sets of hosts
+    Partition {
+        /// The one set, separated by commas
+        #[arg(required = true, num_args = 1, value_delimiter = ',')]
+        one: Vec<String>,
+        /// The other set, separated by commas
+        #[arg(required = true, num_args = 1, value_delimiter = ',')]
+        other: Vec<String>,
     },
     /// Pull the cables of these hosts
     Unplug {
@@ -141,7 +200,28 @@ enum FaultCommand {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
         permille: u16,
     },
-    /// Mend all faults but stop and kill
+    /// Deliver packets to these hosts twice
+    Duplicate {
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// How many of a thousand
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+        permille: u16,
+    },
+    /// Take an ingress host out of the router's next hops
+    EcmpWithout {
+        /// The ingress host
+        node: String,
+    },
+    /// Change the order of the router's next hops
+    EcmpReorder,
+    /// Keep cores busy
+    Hogs {
+        /// How many processes
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=64))]
+        count: u8,
+    },
+    /// Mend all faults but those that ended something
     Heal,
 }
 
@@ -210,6 +290,14 @@ fn execute(cli: Cli) -> Result<ExitCode, Error> {
             }
         }
         Command::Exec { node, command } => return exec(name, &node, &command),
+        Command::Routes => {
+            let routes = fault::vip_routes(&Lab::open(name)?)?;
+            match cli.output {
+                Output::Json => print_json(&routes),
+                Output::Text => print(&routes_table(&routes)),
+            }
+        }
+        Command::Member(command) => member(&mut Lab::open(name)?, command)?,
         Command::Fault(command) => {
             let lab = Lab::open(name)?;
             match fault_of(command) {
@@ -221,11 +309,39 @@ fn execute(cli: Cli) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn member(lab: &mut Lab, command: MemberCommand) -> Result<(), Error> {
+    match command {
+        MemberCommand::Start { nodes } => lab.start_daemons(&lab.select(&nodes)?),
+        MemberCommand::Restart { nodes } => lab.restart_daemons(&lab.select(&nodes)?),
+        MemberCommand::Add { node } => lab.add_member(&node),
+        MemberCommand::Remove { node } => lab.remove_member(&node),
+        MemberCommand::Drain { node } => lab.drain(&node, true),
+        MemberCommand::Undrain { node } => lab.drain(&node, false),
+    }
+}
+
+fn routes_table(routes: &[VipRoute]) -> String {
+    let row = |route: &VipRoute| {
+        let fault = if route.is_fault { "  (by a fault)" } else { "" };
+        format!("{:<24} via {}{fault}\n", route.prefix, route.next_hops.join(" "))
+    };
+    routes.iter().map(row).collect()
+}
+
 fn fault_of(command: FaultCommand) -> Option<Fault> {
     match command {
         FaultCommand::Stop { nodes } => Some(Fault::Stop(nodes)),
         FaultCommand::Kill { nodes } => Some(Fault::Kill(nodes)),
         FaultCommand::Freeze { nodes } => Some(Fault::Freeze(nodes)),
+        FaultCommand::StopDaemon { nodes } => Some(Fault::StopDaemons(nodes)),
+        FaultCommand::KillDaemon { nodes } => Some(Fault::KillDaemons(nodes)),
+        FaultCommand::FreezeDaemon { nodes } => Some(Fault::FreezeDaemons(nodes)),
+        FaultCommand::Silence { nodes } => Some(Fault::Silence(nodes)),
+        FaultCommand::Partition { one, other } => Some(Fault::Partition { one, other }),
+        FaultCommand::Duplicate { nodes, permille } => Some(Fault::Duplicate { nodes, permille }),
+        FaultCommand::EcmpWithout { node } => Some(Fault::EcmpWithout(node)),
+        FaultCommand::EcmpReorder => Some(Fault::EcmpReorder),
+        FaultCommand::Hogs { count } => Some(Fault::CpuHogs(count)),
         FaultCommand::Unplug { nodes } => Some(Fault::Unplug(nodes)),
         FaultCommand::Mtu { bytes } => Some(Fault::Mtu(bytes)),
         FaultCommand::Loss { nodes, permille } => Some(Fault::Loss { nodes, permille }),

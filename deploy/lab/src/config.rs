@@ -17,6 +17,12 @@ pub const ADMIN: ([u8; 4], u16) = ([127, 0, 0, 1], 9750);
 pub struct Jlb {
     /// Of the member list; a reload needs a higher one.
     pub generation: u64,
+    /// Of the set of trackers; a change of that needs a higher one.
+    pub epoch: u32,
+    /// Hosts that are not in the member list: their daemons are not started. Name them in no service.
+    pub absent: Vec<String>,
+    /// Backends with `drain = true`.
+    pub draining: Vec<String>,
     /// Workers of each ingress and tracker, 1 to 16.
     pub workers: u8,
     /// Whether members speak IPv6 with each other; every host has both.
@@ -50,6 +56,9 @@ impl Default for Jlb {
     fn default() -> Self {
         Self {
             generation: 1,
+            epoch: 1,
+            absent: Vec::new(),
+            draining: Vec::new(),
             workers: 1,
             prefer_v6: false,
             mtu: 1500,
@@ -60,6 +69,13 @@ impl Default for Jlb {
             ],
             more: String::new(),
         }
+    }
+}
+
+impl Jlb {
+    /// Whether a host is in the member list, if its kind is one that can be.
+    pub fn has(&self, name: &str) -> bool {
+        !self.absent.iter().any(|absent| absent == name)
     }
 }
 
@@ -103,7 +119,7 @@ pub(crate) fn cluster_toml(config: &LabConfig, jlb: &Jlb) -> String {
     let mut text = format!(
         r#"# Written by jlb-lab.
 generation = {}
-epoch = 1
+epoch = {}
 
 [keys]
 hash_key_file = "hash.key"
@@ -114,21 +130,22 @@ prefixes = ["10.77.0.0/16", "fd00:77::/32"]
 prefer = "{prefer}"
 mtu = {}
 "#,
-        jlb.generation, jlb.mtu
+        jlb.generation, jlb.epoch, jlb.mtu
     );
-    for node in &nodes {
+    for node in nodes.iter().filter(|node| jlb.has(&node.to_string())) {
         let Some((_, role)) = daemon_and_role(node.kind) else { continue };
         let [v4, v6] = node.addresses();
+        let drain = if jlb.draining.contains(&node.to_string()) { "drain = true\n" } else { "" };
         // Writing to a String does not fail.
         let _ = write!(
             text,
-            "\n[[member]]\nid = {}\nname = \"{node}\"\nrole = \"{role}\"\naddresses = [\"{v4}\", \"{v6}\"]\n",
+            "\n[[member]]\nid = {}\nname = \"{node}\"\nrole = \"{role}\"\naddresses = [\"{v4}\", \"{v6}\"]\n{drain}",
             member_id(*node)
         );
     }
     let all: Vec<String> = nodes
         .iter()
-        .filter(|node| node.kind == NodeKind::Backend)
+        .filter(|node| node.kind == NodeKind::Backend && jlb.has(&node.to_string()))
         .map(|node| format!("\"{node}\""))
         .collect();
     let vips: Vec<String> = VIP.iter().map(|vip: &IpAddr| format!("\"{vip}\"")).collect();
@@ -219,14 +236,16 @@ mod tests {
         jlb.services[0].backends =
             vec!["{ member = \"backend-2\", admission = \"refuse\" }".to_owned()];
         jlb.services[0].more = "on_exhausted = \"force\"".to_owned();
-        let text = cluster_toml(&LabConfig::default(), &jlb);
         let mut key = |path: &Path| {
             let text = if path.ends_with("hash.key") { "11" } else { "22" }.repeat(16);
             Ok(KeyFile { text, mode: 0o600 })
         };
+        jlb.absent = vec!["tracker-3".to_owned()];
+        jlb.draining = vec!["backend-3".to_owned()];
+        let text = cluster_toml(&LabConfig::default(), &jlb);
         let snapshot = parse_cluster(ClusterFile { name: "cluster.toml", text: &text }, &mut key)
             .unwrap_or_else(|m| panic!("{m}"));
-        assert_eq!(snapshot.members().len(), 10);
+        assert_eq!(snapshot.members().len(), 9);
         assert_eq!(snapshot.services().len(), 2);
         assert_eq!(snapshot.services()[0].backends.len(), 1);
         assert_eq!(snapshot.mtu(), 1300);

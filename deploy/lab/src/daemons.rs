@@ -68,10 +68,11 @@ fn write_key(path: &Path) -> Result<(), Error> {
     file.write_all(digits.as_bytes()).at(path)
 }
 
-/// Starts the daemons of these hosts, and then waits until each says that it may take traffic: they may wait for each other.
-pub(crate) fn start(dir: &LabDir, nodes: &[Node]) -> Result<(), Error> {
+/// Starts the daemons of these hosts, as far as they are members, and then waits until each says that it may take traffic: they may wait for each other.
+pub(crate) fn start(dir: &LabDir, config: &LabConfig, nodes: &[Node]) -> Result<(), Error> {
     let mut started = Vec::new();
-    for node in nodes {
+    let is_member = |node: &&Node| config.jlb.as_ref().is_none_or(|jlb| jlb.has(&node.name()));
+    for node in nodes.iter().filter(is_member) {
         let Some((daemon, _)) = daemon_and_role(node.id().kind) else { continue };
         let program = binary(daemon)?;
         let own = node.dir()?.join("jlb.toml");

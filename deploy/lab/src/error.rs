@@ -98,6 +98,22 @@ pub enum Error {
         /// The lab.
         lab: String,
     },
+    /// A daemon that does not take a new member list.
+    #[error("the daemon of {node} has not taken the new member list; its log:\n{log}")]
+    NotReloaded {
+        /// The host.
+        node: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// A fault that did not take hold.
+    #[error("the fault is not there ({fault}): {why}")]
+    NoFault {
+        /// Which.
+        fault: &'static str,
+        /// What is there instead.
+        why: String,
+    },
     /// A cable that does not carry.
     #[error("the router of lab {lab} does not find the ingress hosts")]
     NoNeighbours {

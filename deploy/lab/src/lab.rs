@@ -170,7 +170,7 @@ impl Lab {
     /// Starts the daemons of these hosts again, after they were stopped, and waits until they may take traffic and, if no
     /// member is cut off, have found each other.
     pub fn start_daemons(&self, nodes: &[Node]) -> Result<(), Error> {
-        daemons::start(&self.dir, nodes)?;
+        daemons::start(&self.dir, &self.config, nodes)?;
         self.settle(SETTLING).map(drop)
     }
 
@@ -277,7 +277,7 @@ fn make(dir: &LabDir, config: &LabConfig) -> Result<(), Error> {
     }
     if let Some(jlb) = &config.jlb {
         daemons::prepare(dir, config, jlb)?;
-        daemons::start(dir, &nodes)?;
+        daemons::start(dir, config, &nodes)?;
         if !daemons::settle(&nodes, SETTLING)? {
             return Err(Error::NotSettled { lab: dir.name().to_owned() });
         }

@@ -21,6 +21,7 @@ mod daemons;
 mod error;
 pub mod fault;
 mod lab;
+mod members;
 mod metrics;
 mod network;
 mod node;

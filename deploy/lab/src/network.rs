@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::state::{Entry, LabDir};
 use crate::topology::{
     LabConfig, NodeId, NodeKind, PREFIX_LENGTH, ROUTER_AT_CLIENT, UPLINK_FABRIC, UPLINK_ROUTER,
-    VIP_PREFIX,
+    VIP_METRIC, VIP_PREFIX,
 };
 use crate::{Error, tools};
 
@@ -154,7 +154,7 @@ fn addresses_and_routes(node: NodeId, nodes: &[NodeId]) -> String {
             line(text, format_args!("route add 10.77.1.0/24 via {}", UPLINK_FABRIC[0]));
             line(text, format_args!("route add fd00:77:1::/64 via {}", UPLINK_FABRIC[1]));
             for (family, prefix) in VIP_PREFIX.iter().enumerate() {
-                let mut route = format!("route add {prefix}");
+                let mut route = format!("route add {prefix} metric {VIP_METRIC}");
                 for ingress in nodes.iter().filter(|node| node.kind == NodeKind::Ingress) {
                     let _ = write!(route, " nexthop via {}", ingress.addresses()[family]);
                 }
@@ -249,8 +249,8 @@ mod tests {
         let nodes = LabConfig::default().nodes();
         let batch = addresses_and_routes(nodes[1], &nodes);
         for expected in [
-            "route add 203.0.113.0/24 nexthop via 10.77.0.11 nexthop via 10.77.0.12 nexthop via 10.77.0.13\n",
-            "route add 2001:db8:beef::/64 nexthop via fd00:77::11 nexthop via fd00:77::12 nexthop via fd00:77::13\n",
+            "route add 203.0.113.0/24 metric 32 nexthop via 10.77.0.11 nexthop via 10.77.0.12 nexthop via 10.77.0.13\n",
+            "route add 2001:db8:beef::/64 metric 32 nexthop via fd00:77::11 nexthop via fd00:77::12 nexthop via fd00:77::13\n",
         ] {
             assert!(batch.contains(expected), "{batch}");
         }

@@ -43,6 +43,21 @@ impl Running {
         is_alive(self.pid, self.start)
     }
 
+    /// Whether SIGSTOP holds it.
+    pub fn is_stopped(&self) -> bool {
+        stat(self.pid).is_some_and(|(state, start)| start == self.start && state == 'T')
+    }
+
+    /// CPU time that it has had, in ticks of 10 ms (USER_HZ is 100 on every Linux that Debian builds).
+    pub fn cpu_ticks(&self) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        // utime and stime, proc_pid_stat(5) fields 14 and 15.
+        let mut fields = text.rsplit_once(") ")?.1.split(' ').skip(11);
+        let (user, system): (u64, u64) =
+            (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        self.is_alive().then_some(user + system)
+    }
+
     /// Sends a signal, unless the process has ended; whether it was there.
     pub fn signal(&self, signal: Signal) -> bool {
         self.is_alive() && kill(Pid::from_raw(self.pid), signal) != Err(Errno::ESRCH)

@@ -13,6 +13,8 @@ pub const CLIENT: [IpAddr; 2] = [v4(198, 51, 100, 9), v6([0x2001, 0xdb8, 1, 0, 0
 pub const VIP: [IpAddr; 2] = [v4(203, 0, 113, 10), v6([0x2001, 0xdb8, 0xbeef, 0, 0, 0, 0, 0x10])];
 /// Prefixes that the router sends to the ingress hosts.
 pub const VIP_PREFIX: [&str; 2] = ["203.0.113.0/24", "2001:db8:beef::/64"];
+/// Metric of the router's routes for VIPs, the one that BIRD gives (`krt_metric`).
+pub(crate) const VIP_METRIC: u32 = 32;
 /// nginx on every backend.
 pub const HTTP_PORT: u16 = 80;
 /// The UDP echo server on every backend (RFC 862).
@@ -159,6 +161,15 @@ pub(crate) const UPLINK_ROUTER: [IpAddr; 2] =
 /// The fabric's end of the uplink.
 pub(crate) const UPLINK_FABRIC: [IpAddr; 2] =
     [v4(10, 77, 2, 2), v6([0xfd00, 0x77, 2, 0, 0, 0, 0, 2])];
+
+/// Whether an address is in one of [`VIP_PREFIX`].
+pub(crate) fn is_vip(address: IpAddr) -> bool {
+    match (address, VIP[0], VIP[1]) {
+        (IpAddr::V4(a), IpAddr::V4(vip), _) => a.octets()[..3] == vip.octets()[..3],
+        (IpAddr::V6(a), _, IpAddr::V6(vip)) => a.segments()[..4] == vip.segments()[..4],
+        (IpAddr::V4(_) | IpAddr::V6(_), _, _) => false,
+    }
+}
 
 /// 42 as 0x42: the last digits of a host's v6 address look like those of its v4 address.
 const fn readable(host: u8) -> u16 {

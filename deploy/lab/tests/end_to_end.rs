@@ -349,7 +349,7 @@ fn an_idle_site_costs_less_than_a_third_of_one_core() {
             .nodes()
             .iter()
             .filter_map(|node| node.daemon().unwrap())
-            .map(|d| cpu_ticks(d.pid))
+            .map(|daemon| daemon.cpu_ticks().unwrap())
             .sum()
     };
     let (before, begin) = (ticks(), Instant::now());
@@ -357,11 +357,4 @@ fn an_idle_site_costs_less_than_a_third_of_one_core() {
     // USER_HZ is 100 on every Linux that Debian builds.
     let busy = (ticks() - before) as f64 / 100.0 / begin.elapsed().as_secs_f64();
     assert!(busy <= 0.30, "the idle site costs {:.0} % of a core", busy * 100.0);
-}
-
-/// utime and stime, proc_pid_stat(5) fields 14 and 15.
-fn cpu_ticks(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }

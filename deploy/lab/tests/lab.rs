@@ -280,6 +280,9 @@ fn faults_do_what_they_say_and_are_mended() {
     let faults = [
         Fault::Freeze(names.clone()),
         Fault::Unplug(names.clone()),
+        Fault::Silence(names.clone()),
+        Fault::Partition { one: names.clone(), other: vec!["client".to_owned()] },
+        Fault::Partition { one: vec!["client".to_owned()], other: names.clone() },
         Fault::Loss { nodes: names.clone(), permille: 1000 },
     ];
     for fault in faults {
@@ -294,6 +297,91 @@ fn faults_do_what_they_say_and_are_mended() {
     assert_eq!(reachable(), [false, false]);
     fault::inject(&lab, &Fault::Stop(vec!["backend-1".to_owned()])).unwrap();
     assert_eq!(inside(lab.name()).len(), pids - 3, "only those of backend-1 have ended");
+}
+
+#[test]
+fn a_partition_is_between_two_sets_only() {
+    let lab = Lab::up(&fresh_name(), &small()).unwrap();
+    let [one, other] = ["backend-1", "backend-2"].map(|name| lab.node(name).unwrap());
+    let (one_set, other_set) = (vec![one.name()], vec![other.name()]);
+    fault::inject(&lab, &Fault::Partition { one: one_set, other: other_set }).unwrap();
+    let client = lab.node("client").unwrap();
+    for (from, to, passes) in [
+        (&one, &other, false),
+        (&other, &one, false),
+        (&client, &one, true),
+        (&client, &other, true),
+    ] {
+        for address in to.addresses() {
+            let answer = curl(from, address);
+            assert_eq!(answer.is_ok(), passes, "{} to {address}: {answer:?}", from.name());
+        }
+    }
+}
+
+#[test]
+fn duplicated_packets_come_twice() {
+    let lab = Lab::up(&fresh_name(), &small()).unwrap();
+    let nodes = vec!["backend-1".to_owned()];
+    fault::inject(&lab, &Fault::Duplicate { nodes, permille: 500 }).unwrap();
+    let backend = lab.node("backend-1").unwrap();
+    for address in backend.addresses() {
+        let socket = connected(&lab.node("client").unwrap(), SocketAddr::new(address, 7));
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        for _ in 0..100 {
+            socket.send(b"x").unwrap();
+        }
+        let answers = std::iter::from_fn(|| socket.recv(&mut [0; 100]).ok()).count();
+        // Each once, and half of them, and of their copies, and so on, once more: 200.
+        assert!((140..=280).contains(&answers), "{answers} answers from {address}");
+    }
+}
+
+#[test]
+fn the_routers_next_hops_can_be_fewer_and_in_another_order() {
+    let lab =
+        Lab::up(&fresh_name(), &LabConfig { servers: false, ..LabConfig::default() }).unwrap();
+    let hops = |by_fault: bool| -> Vec<Vec<String>> {
+        let mut routes = fault::vip_routes(&lab).unwrap();
+        routes.retain(|route| route.is_fault == by_fault);
+        routes.into_iter().map(|route| route.next_hops).collect()
+    };
+    let names = |numbers: &[u8]| -> Vec<Vec<String>> {
+        let one: Vec<_> = numbers.iter().map(|number| format!("ingress-{number}")).collect();
+        vec![one.clone(), one]
+    };
+    assert_eq!(hops(false), names(&[1, 2, 3]));
+    fault::inject(&lab, &Fault::EcmpWithout("ingress-2".to_owned())).unwrap();
+    assert_eq!((hops(true), hops(false)), (names(&[1, 3]), names(&[1, 2, 3])));
+    fault::inject(&lab, &Fault::EcmpReorder).unwrap();
+    assert_eq!(hops(true), names(&[2, 3, 1]));
+    fault::heal(&lab).unwrap();
+    assert_eq!((hops(true), hops(false)), (vec![], names(&[1, 2, 3])));
+}
+
+#[test]
+fn a_fault_that_does_not_take_hold_is_an_error() {
+    let lab = Lab::up(&fresh_name(), &LabConfig { servers: false, ..small() }).unwrap();
+    let one = |name: &str| vec![name.to_owned()];
+    for fault in [
+        Fault::Freeze(one("backend-1")),
+        Fault::KillDaemons(one("ingress-1")),
+        Fault::Unplug(one("router")),
+        Fault::EcmpReorder,
+        Fault::EcmpWithout("ingress-1".to_owned()),
+    ] {
+        let result = fault::inject(&lab, &fault);
+        assert!(matches!(result, Err(Error::NoFault { .. })), "{fault:?}: {result:?}");
+    }
+}
+
+#[test]
+fn hogs_keep_cores_busy_until_the_fault_is_mended() {
+    let lab = Lab::up(&fresh_name(), &LabConfig { servers: false, ..small() }).unwrap();
+    fault::inject(&lab, &Fault::CpuHogs(3)).unwrap();
+    assert_eq!(inside(lab.name()).len(), 3);
+    fault::heal(&lab).unwrap();
+    assert_eq!(inside(lab.name()).len(), 0);
 }
 
 #[test]

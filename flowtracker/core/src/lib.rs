@@ -18,6 +18,7 @@
 //! | `refresh` | one pull: batches asked for and come |
 //! | `sources` | the backends' end markers, and whom to pull when |
 //! | `warmth` | the partitions of which we do not yet know all flows |
+//! | `leave` | when we may go without loss |
 //! | `send` | the messages that we write |
 //! | `store` | flows, pending entries, tombstones, refusals; all bounded |
 //! | `policy` | the choice of a backend |
@@ -25,6 +26,7 @@
 
 mod answer;
 mod entry;
+mod leave;
 mod metrics;
 mod open;
 mod policy;

@@ -138,6 +138,7 @@ impl<R: Rules> Tracker<R> {
         let mut pulls: ArrayVec<Pull, { crate::sources::QUESTIONS }> = ArrayVec::new();
         if self.sources.scan_is_due(now) {
             self.warm_up(now, io);
+            self.report_leave(now, io);
             let (peers, rules) = (&self.peers, self.rules);
             let dead = |id| peers.dead(now, id, rules.on(Rule::TwoWitnesses));
             self.sources.begin(now, &self.snapshot, peers, dead);
@@ -164,7 +165,7 @@ impl<R: Rules> Tracker<R> {
         if waits_for.is_empty() {
             let any = !self.snapshot.with_role(MemberRole::Backend).is_empty();
             if any && self.rules.on(Rule::OneEpoch) {
-                self.warmth.warm_up(self.ours(), &self.snapshot, &self.peers);
+                self.warmth.warm_up(now, self.ours(), &self.snapshot, &self.peers);
             } else {
                 self.warmth.warm_all();
             }

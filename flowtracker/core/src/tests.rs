@@ -5,6 +5,7 @@ mod cold;
 mod ends;
 mod epoch;
 mod head;
+mod leave;
 mod property;
 mod query;
 mod second;

@@ -10,6 +10,7 @@ use jlb_role::{
 };
 use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
 
+use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
 use crate::sources::Sources;
 use crate::store::Store;
@@ -47,7 +48,7 @@ pub struct TrackerConfig {
 pub enum TrackerEvent {
     /// Another member list.
     Snapshot(Arc<Snapshot>),
-    /// Whether we are about to leave: others are asked to head then.
+    /// Whether we are about to leave: others are asked to head then, and [`jlb_role::Report::MayLeave`] says when we may go.
     Leaving(bool),
 }
 
@@ -65,6 +66,7 @@ pub struct Tracker<R: Rules = AllRules> {
     pub(crate) told_warm: Option<bool>,
     pub(crate) told_at: Nanos,
     pub(crate) refresh_seconds: Histogram,
+    pub(crate) leave: Leave,
     pub(crate) salt: u64,
     pub(crate) hasher: FlowHasher,
     handled: u64,
@@ -105,6 +107,7 @@ impl<R: Rules> Tracker<R> {
             told_warm: None,
             told_at: now,
             refresh_seconds: Histogram::default(),
+            leave: Leave::default(),
             store: Store::new(&config)?,
             rejects: Rejects::default(),
             hasher: FlowHasher::new(snapshot.keys().hash_key),
@@ -171,6 +174,7 @@ impl<R: Rules> Tracker<R> {
                 }
                 match other {
                     Some(other) if other.body.kind == BodyKind::Refresh => {
+                        self.handled += 1;
                         self.on_refresh(now, other, io);
                     }
                     Some(other) => io.drop(other.buf, Reason::WrongKind),
@@ -296,7 +300,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
                 self.snapshot = snapshot;
                 self.tell_warmth(io);
             }
-            TrackerEvent::Leaving(leaving) => self.peers.set_leaving(leaving),
+            TrackerEvent::Leaving(leaving) => self.set_leaving(now, leaving),
         }
     }
 

@@ -11,6 +11,8 @@ use jlb_role::Nanos;
 use jlb_wire::MemberId;
 
 const WORDS: usize = PARTITIONS / 64;
+/// Whoever was heard within this takes part, even if it flaps.
+const SPEAKS: Nanos = Nanos::from_millis(500);
 
 /// The cold partitions of one worker.
 #[derive(Debug)]
@@ -91,14 +93,13 @@ impl Warmth {
         }
     }
 
-    /// All markers are here: what was left to those who own it is warm. Gives whether nothing is cold any more.
-    pub(crate) fn warm_up(&mut self, ours: Ours, snapshot: &Snapshot, peers: &Peers) -> bool {
+    /// All markers are here: what was left to those who own it is warm.
+    pub(crate) fn warm_up(&mut self, now: Nanos, ours: Ours, snapshot: &Snapshot, peers: &Peers) {
         for partition in ours.of(snapshot) {
-            if self.is_cold(partition) && self.confirmed(partition, ours.me, snapshot, peers) {
+            if self.is_cold(partition) && self.confirmed(now, partition, ours.me, peers) {
                 self.clear(partition);
             }
         }
-        self.count == 0
     }
 
     /// All markers are here, and whoever voted before is of no matter.
@@ -110,14 +111,13 @@ impl Warmth {
     /// Whether two trackers that voted in a former epoch, or said "unknown", cannot do so any more (rule 11): at most one
     /// member of the old trio is left that does not say our epoch. A member that the new list does not name says nothing;
     /// it is the operator's to stop it first.
-    fn confirmed(
-        &self,
-        partition: Partition,
-        me: MemberId,
-        snapshot: &Snapshot,
-        peers: &Peers,
-    ) -> bool {
+    fn confirmed(&self, now: Nanos, partition: Partition, me: MemberId, peers: &Peers) -> bool {
+        let snapshot = peers.snapshot();
         let epoch = snapshot.epoch();
+        // Whoever speaks, though it is not relied upon.
+        let speaks = |id: MemberId| {
+            peers.alive(id) || peers.heard_at(id).is_some_and(|at| now.since(at) < SPEAKS)
+        };
         let is_here = |id: MemberId| peers.epoch(id).is_some_and(|e| e >= epoch);
         match self.former[partition.index()] {
             Some(former) => {
@@ -129,7 +129,7 @@ impl Warmth {
                 .trio(partition)
                 .iter()
                 .filter(|&id| id != me)
-                .all(|id| !peers.undecided(id) && (!peers.alive(id) || is_here(id))),
+                .all(|id| !peers.undecided(id) && (!speaks(id) || is_here(id))),
         }
     }
 

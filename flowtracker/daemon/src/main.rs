@@ -44,6 +44,7 @@ fn start(setup: &Setup) -> Result<DpdkDaemon<TrackerEvent, SlabError>, DaemonErr
         };
         Tracker::new(config, Arc::clone(&setup.cluster), AllRules, Nanos::ZERO)
     })
+    .map(|daemon| daemon.leaves_by(TrackerEvent::Leaving(true)))
 }
 
 /// A flow needs the votes of two trackers, and a backend that takes it.

@@ -238,6 +238,7 @@ impl Yann {
                 Report::BackendDead { .. }
                 | Report::Warm(_)
                 | Report::WaitsFor { .. }
+                | Report::MayLeave
                 | Report::Collect(_) => {}
             }
         }

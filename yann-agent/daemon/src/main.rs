@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use jlb_map::MemberRole;
 use jlb_node::clap::{Arg, ArgMatches, Command};
-use jlb_node::{EXIT_CONFIG, Paths, Program, Start, load_cluster, load_host};
+use jlb_node::{EXIT_CONFIG, Paths, Program, Start, known_cluster, load_host};
 use jlb_yann::commands::{self, CommandError, Format};
 use jlb_yann::daemon::Yann;
 
@@ -48,10 +48,10 @@ fn other(name: &str, matches: &ArgMatches, paths: &Paths) -> ExitCode {
         Ok(host) => host,
         Err(e) => return fail(&e, EXIT_CONFIG),
     };
-    let Some(yann) = host.yann else {
+    let Some(yann) = &host.yann else {
         return fail(&format!("{}: no section [yann]", paths.host.display()), EXIT_CONFIG);
     };
-    let pins: PathBuf = yann.bpf_pins;
+    let pins: &PathBuf = &yann.bpf_pins;
     let format = match matches.try_get_one::<String>("output").ok().flatten().map(String::as_str) {
         Some("json") => Format::Json,
         Some(_) | None => Format::Human,
@@ -62,12 +62,12 @@ fn other(name: &str, matches: &ArgMatches, paths: &Paths) -> ExitCode {
     };
     let mut out = io::stdout().lock();
     let result = match name {
-        "detach" => runtime.block_on(commands::detach(&pins, &yann.interfaces)),
-        "status" => runtime.block_on(commands::print_status(&pins, format, &mut out)),
+        "detach" => runtime.block_on(commands::detach(pins, &yann.interfaces)),
+        "status" => runtime.block_on(commands::print_status(pins, format, &mut out)),
         _ => {
             // Without it, members have numbers instead of names.
-            let cluster = load_cluster(&paths.cluster).ok();
-            commands::flows(&pins, cluster.as_deref())
+            let cluster = known_cluster(&host, paths);
+            commands::flows(pins, cluster.as_deref())
                 .and_then(|lines| commands::print_flows(&lines, format, &mut out))
         }
     };

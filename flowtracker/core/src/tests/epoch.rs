@@ -119,6 +119,6 @@ fn who_has_just_started_waits_for_the_living_of_its_trio_to_have_its_epoch() {
     w.run(1500);
     assert!(is_cold(&mut w, &flow), "T3 may still vote with another one");
     w.down.insert(T3);
-    w.run(200);
+    w.run(700);
     assert!(!is_cold(&mut w, &flow), "alone it can do nothing");
 }

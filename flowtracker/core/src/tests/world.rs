@@ -501,14 +501,31 @@ impl World {
         jlb_flow::Partition::all().filter(ours).count()
     }
 
+    /// The tracker is told that it is about to leave.
+    pub(super) fn leave(&mut self) {
+        let event = TrackerEvent::Leaving(true);
+        jlb_role::Role::event(&mut self.tracker, self.now, event, &mut self.io);
+    }
+
+    /// Another member says in Probe that it is about to leave, or that it is cold.
+    pub(super) fn says(&mut self, who: MemberId, say: fn(&mut Peers)) {
+        say(&mut self.puppets.get_mut(&who).unwrap().peers);
+    }
+
+    /// Whether the tracker has told that member that it is about to leave.
+    pub(super) fn says_leaving(&self, to: MemberId) -> bool {
+        self.puppets[&to].peers.leaving(self.me())
+    }
+
     /// Whether the tracker has told that member that it is cold.
     pub(super) fn says_cold(&self, to: MemberId) -> bool {
         self.puppets[&to].peers.cold(self.me())
     }
 
     pub(super) fn reports(&mut self) -> Vec<Report> {
-        let of_warmth = |r: &Report| matches!(r, Report::Warm(_) | Report::WaitsFor { .. });
-        self.io.reports.drain(..).filter(of_warmth).collect()
+        let ours =
+            |r: &Report| matches!(r, Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave);
+        self.io.reports.drain(..).filter(ours).collect()
     }
 
     /// What was sent since the last time.

@@ -1,0 +1,130 @@
+//! No fault at all, faults of the whole site, and those of several hosts together.
+
+use std::time::Duration;
+
+use jlb_lab::fault::{self, Fault};
+use jlb_lab::topology::NodeKind;
+
+use super::{SOON, USUAL_TIME, backend, ingress, tracker};
+use crate::Error;
+use crate::scene::Scene;
+
+/// So many processes burn CPU.
+const HOGS: u8 = 6;
+/// Packets of a thousand that are lost on each backend's cable in each direction, and that come twice to it.
+const PERMILLE: u16 = 50;
+/// Between two daemons of a rolling restart.
+const BREATH: Duration = Duration::from_millis(300);
+
+pub(super) fn none(scene: &mut Scene<'_>) -> Result<(), Error> {
+    let before = daemons(scene)?;
+    scene.last(USUAL_TIME)?;
+    let is_same = before == daemons(scene)?;
+    scene.check("every daemon is the one that it was", is_same);
+    Ok(())
+}
+
+/// The process ids of all daemons.
+fn daemons(scene: &Scene<'_>) -> Result<Vec<i32>, Error> {
+    let nodes = scene.site.lab.nodes();
+    let daemons: Result<Vec<_>, _> = nodes.iter().map(jlb_lab::Node::daemon).collect();
+    Ok(daemons?.into_iter().flatten().map(|daemon| daemon.pid).collect())
+}
+
+pub(super) fn cpu_hogs(scene: &mut Scene<'_>) -> Result<(), Error> {
+    scene.inject("hogs take the CPU", &Fault::CpuHogs(HOGS))?;
+    scene.last(Duration::from_secs(60))?;
+    fault::heal(&scene.site.lab)?;
+    scene.run(SOON)
+}
+
+pub(super) fn config_reload(scene: &mut Scene<'_>) -> Result<(), Error> {
+    scene.site.lab.reload(|_| ())?;
+    scene.site.lab.wait_reloaded()?;
+    let generation = scene.site.snapshot()?.generation();
+    scene.check(&format!("all daemons have generation {generation}"), generation > 1);
+    scene.last(USUAL_TIME)
+}
+
+pub(super) fn fabric_loss(scene: &mut Scene<'_>) -> Result<(), Error> {
+    let nodes = vec!["backends".to_owned()];
+    let loss = Fault::Loss { nodes: nodes.clone(), permille: PERMILLE };
+    let before = tcp_counters(scene)?;
+    scene.inject("packets are lost", &loss)?;
+    scene.inject("packets come twice", &Fault::Duplicate { nodes, permille: PERMILLE })?;
+    scene.last(Duration::from_secs(20))?;
+    let after = tcp_counters(scene)?;
+    let [again, twice] = [0, 1].map(|n| after[n].saturating_sub(before[n]));
+    scene.check(&format!("backends sent {again} segments again"), again > 0);
+    scene.check(&format!("backends had {twice} segments twice"), twice > 0);
+    fault::heal(&scene.site.lab)?;
+    scene.run(SOON)
+}
+
+/// What the kernels of all backends count: segments sent again, and segments that came though they were there.
+fn tcp_counters(scene: &Scene<'_>) -> Result<[u64; 2], Error> {
+    let mut sums = [0; 2];
+    for node in scene.site.lab.nodes_of(NodeKind::Backend) {
+        let text = node.run("cat", &["/proc/net/snmp", "/proc/net/netstat"])?;
+        for (sum, name) in sums.iter_mut().zip(["RetransSegs", "TCPDSACKOldSent"]) {
+            *sum += counter(&text, name).unwrap_or(0);
+        }
+    }
+    Ok(sums)
+}
+
+/// A number of proc_net_snmp(5): a line of names, and below it a line of values.
+fn counter(text: &str, name: &str) -> Option<u64> {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.windows(2).find_map(|pair| {
+        let column = pair[0].split(' ').position(|word| word == name)?;
+        pair[1].split(' ').nth(column)?.parse().ok()
+    })
+}
+
+pub(super) fn rolling(scene: &mut Scene<'_>) -> Result<(), Error> {
+    for kind in [NodeKind::Backend, NodeKind::Tracker, NodeKind::Ingress] {
+        for name in scene.site.names_of(kind) {
+            restart(scene, kind, &name)?;
+        }
+    }
+    scene.last(SOON)
+}
+
+fn restart(scene: &mut Scene<'_>, kind: NodeKind, name: &str) -> Result<(), Error> {
+    let before = scene.site.daemon(name)?;
+    if kind == NodeKind::Ingress {
+        ingress::end_in_order(scene, name)?;
+    } else {
+        let ended = format!("the daemon of {name} has ended on SIGTERM");
+        scene.inject(&ended, &Fault::StopDaemons(vec![name.to_owned()]))?;
+    }
+    scene.site.restart(name)?;
+    let is_another = scene.site.daemon(name)?.pid != before.pid;
+    scene.check(&format!("{name} is ready again"), is_another);
+    if kind == NodeKind::Ingress {
+        scene.see_moves()?;
+        ingress::is_back(scene, name)?;
+    }
+    scene.run(BREATH)
+}
+
+pub(super) fn triple(scene: &mut Scene<'_>) -> Result<(), Error> {
+    ingress::kill_one(scene)?;
+    tracker::kill_rank(scene, 0)?;
+    backend::drain_one(scene)?;
+    scene.last(USUAL_TIME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_below_its_name() {
+        let text = "Tcp: InSegs RetransSegs\nTcp: 12 34\nTcpExt: A TCPDSACKOldSent\nTcpExt: 1 5\n";
+        assert_eq!(counter(text, "RetransSegs"), Some(34));
+        assert_eq!(counter(text, "TCPDSACKOldSent"), Some(5));
+        assert_eq!(counter(text, "B"), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! A run from the lab to the verdict.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jlb_lab::{Jlb, LabConfig};
+
+use crate::error::Error;
+use crate::fault::{self, Fault, How, Inject};
+use crate::load::{Load, Phase};
+use crate::outcome::{Happened, Outcome};
+use crate::progress::Progress;
+use crate::scene::Scene;
+use crate::site::{self, Site, wait_until};
+
+/// Fewest connections: each backend has some.
+const FEWEST: u32 = 8;
+/// Most: a process may have 20,000 files, and each connection has one in the client's and one in a server's.
+const MOST: u32 = 10_000;
+/// Most times: each takes half a minute.
+const MOST_TIMES: u32 = 1000;
+/// How long opening may take, besides a millisecond for each connection.
+const OPENING: Duration = Duration::from_secs(20);
+/// After the last connection was opened, before usual waits are measured.
+const SETTLING: Duration = Duration::from_secs(1);
+/// Usual waits are measured so long.
+const BEFORE: Duration = Duration::from_secs(5);
+/// What is stalled while connections are opened and measured.
+const FIRST_LIMIT: Duration = Duration::from_millis(200);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A name of [`crate::FAULTS`].
+    pub fault: String,
+    /// Long connections to hold.
+    pub connections: u32,
+    /// How often, each time in a new lab.
+    pub times: u32,
+    /// How long the fault lasts, in place of its own time.
+    pub lasts: Option<Duration>,
+    /// The lab's name.
+    pub lab: String,
+}
+
+/// Does it, and judges. Ends soon with [`Error::Interrupted`] once `interrupted` is set.
+///
+/// # Errors
+/// When there is no result: the lab could not be raised, a connection not be opened, a part is missing.
+pub fn run(
+    options: &Options,
+    progress: &mut dyn Progress,
+    interrupted: &AtomicBool,
+) -> Result<Outcome, Error> {
+    let fault = fault::find(&options.fault)?;
+    let bounds = [
+        ("--connections", options.connections, FEWEST, MOST),
+        ("--times", options.times, 1, MOST_TIMES),
+    ];
+    for (what, value, min, max) in bounds {
+        if !(min..=max).contains(&value) {
+            return Err(Error::OutOfBounds { what, value, min, max });
+        }
+    }
+    let inject = match fault.how {
+        How::Run(inject) => inject,
+        How::Needs(needs) => return Err(Error::Needs { fault: fault.name, needs }),
+    };
+    let mut sum: Option<Outcome> = None;
+    for time in 1..=options.times {
+        let outcome = once(fault, inject, options, progress, interrupted)?;
+        if options.times > 1 {
+            progress.say(&format!("time {time} of {}: {outcome}", options.times));
+        }
+        match &mut sum {
+            Some(sum) => sum.add(outcome),
+            None => sum = Some(outcome),
+        }
+    }
+    sum.ok_or(Error::LoadEnded)
+}
+
+fn once(
+    fault: &'static Fault,
+    inject: Inject,
+    options: &Options,
+    progress: &mut dyn Progress,
+    interrupted: &AtomicBool,
+) -> Result<Outcome, Error> {
+    let mut jlb = Jlb::default();
+    jlb.services.push(site::service());
+    let mut config = LabConfig { jlb: Some(jlb), ..LabConfig::default() };
+    (fault.config)(&mut config);
+    progress.say(&format!("lab {}: {} hosts", options.lab, config.nodes().len()));
+    let mut site = Site::up(&options.lab, &config)?;
+
+    let load = Load::start(&site.client, options.connections)?;
+    let happened = happen(fault, inject, options, &mut site, &load, progress, interrupted);
+    if let Err(Error::Interrupted) = happened {
+        // What is on its way is waited for no more.
+        return Err(Error::Interrupted);
+    }
+    let usual = load.usual();
+    progress.say("nothing new is asked; what is on its way may arrive");
+    // The load's own error is the reason of what followed.
+    let records = load.finish()?;
+    let happened = happened?;
+    Ok(Outcome::of(fault.name, usual, &records, &happened))
+}
+
+fn happen(
+    fault: &'static Fault,
+    inject: Inject,
+    options: &Options,
+    site: &mut Site,
+    load: &Load,
+    progress: &mut dyn Progress,
+    interrupted: &AtomicBool,
+) -> Result<Happened, Error> {
+    let mut scene = Scene {
+        site,
+        load,
+        progress,
+        interrupted,
+        lasts: options.lasts,
+        limit: FIRST_LIMIT,
+        before: BTreeMap::new(),
+        happened: Happened { verified: true, ..Happened::default() },
+    };
+    let patience = OPENING + Duration::from_millis(options.connections.into());
+    let wanted = options.connections;
+    let is_over =
+        || load.open() == wanted || load.has_ended() || interrupted.load(Ordering::Relaxed);
+    if !wait_until(patience, is_over) {
+        let (open, seconds) = (load.open(), patience.as_secs());
+        return Err(Error::OpeningSlow { open, wanted, seconds });
+    }
+    scene.say(&format!("{} connections are open", options.connections));
+    scene.run(SETTLING)?;
+    load.enter(Phase::Before);
+    scene.run(BEFORE)?;
+    let usual = load.usual();
+    scene.limit = usual.limit();
+    scene.before = scene.site.carried()?;
+    // Short connections are not looked at.
+    let ours: BTreeSet<SocketAddr> = load.flows().iter().map(|flow| flow.client).collect();
+    scene.before.retain(|client, _| ours.contains(client));
+    scene.say(&format!(
+        "usual waits: p99 {:.1} ms, longest {:.1} ms; more than {:.1} ms is a stall",
+        usual.p99.as_secs_f64() * 1000.0,
+        usual.max.as_secs_f64() * 1000.0,
+        scene.limit.as_secs_f64() * 1000.0
+    ));
+    load.enter(Phase::Fault);
+    scene.say(&format!("fault {}: {}", fault.name, fault.about));
+    inject(&mut scene)?;
+    scene.see_moves()?;
+    Ok(scene.happened)
+}
