@@ -115,7 +115,7 @@ FUNCTION bool tell_flow(__u8 kind, const struct tuple *flow, const struct flow *
 
 /*
  * Publish a Close again: to all that know the flow, and to `peer`. `c`: the message that asked, or NULL. `a` may be NULL:
- * nothing is known but the five-tuple.
+ * nothing is known but the five-tuple. (With a counter and no incarnation: then nothing of it is here, should no Close be known.)
  */
 FUNCTION int tell_repeat_close(const struct tuple *flow, __u32 incarnation, const struct answer *a,
 			       const struct control *c, __u16 peer)
@@ -137,6 +137,56 @@ FUNCTION int tell_repeat_close(const struct tuple *flow, __u32 incarnation, cons
 		e->service = a->service;
 		copy_ingress(e->ingress, a->ingress);
 	}
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+/* Whether one more packet of a flow that is not here may be told. */
+INLINE bool may_say_not_mine(__u64 now)
+{
+	__u32 zero = 0;
+	__u64 *due = bpf_map_lookup_elem(&not_mine, &zero);
+
+	if (!due)
+		return false;
+	if (*due < now)
+		*due = now;
+	if (*due - now >= NOT_MINE_BURST * NOT_MINE_INTERVAL)
+		return false;
+	*due += NOT_MINE_INTERVAL;
+	return true;
+}
+
+/*
+ * The counter with which it may be said that a five-tuple has no flow here, or 0. Drawn under the lock, with a look: no
+ * flow that was admitted with a lower one is still on its way into the map.
+ */
+FUNCTION __u64 not_mine_counter(const struct tuple *flow, __u64 now)
+{
+	__u32 *lock = lock_of(flow);
+	__u64 counter = 0;
+
+	if (!try_lock(lock))
+		return 0;
+	if (!bpf_map_lookup_elem(&flows, flow) && may_say_not_mine(now))
+		counter = next_counter();
+	unlock(lock);
+	return counter;
+}
+
+/* Tell the ingress that it is mistaken. */
+FUNCTION int tell_not_mine(const struct tuple *flow, __u16 ingress, __u64 now)
+{
+	__u64 counter = not_mine_counter(flow, now);
+	struct event *e;
+
+	if (!counter)
+		return 0;
+	e = new_event(EVENT_NOT_MINE, flow);
+	if (!e)
+		return 0;
+	e->peer = ingress;
+	e->counter = counter;
 	bpf_ringbuf_submit(e, 0);
 	return 0;
 }

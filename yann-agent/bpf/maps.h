@@ -214,6 +214,14 @@ struct {
 	__uint(max_entries, 1);
 } lost SEC(".maps");
 
+/* When the next packet of a flow that is not here would be due at the rate at which they may be told. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, 1);
+} not_mine SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);

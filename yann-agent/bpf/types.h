@@ -21,6 +21,9 @@ typedef __u64 be64;
 /* docs/protocol.md, section 6; core/src/maps.rs. */
 #define ANSWER_LIFETIME (8 * NSEC_PER_SEC)
 #define UDP_REJECT_LIFETIME (4 * NSEC_PER_SEC)
+/* A packet whose flow is not here makes an event: 1000 per second and CPU, and so many at once. */
+#define NOT_MINE_INTERVAL NSEC_PER_MSEC
+#define NOT_MINE_BURST 256
 #define HEARTBEAT_LIMIT (300 * NSEC_PER_MSEC)
 #define NO_SOCKET_LIMIT (3 * NSEC_PER_SEC)
 #define COOKIE_LIMIT (70 * NSEC_PER_SEC)
@@ -207,6 +210,7 @@ enum event_kind {
 	EVENT_CLOSED,
 	EVENT_REPEAT_CLOSE,
 	EVENT_LEARN,
+	EVENT_NOT_MINE,
 };
 
 struct event {

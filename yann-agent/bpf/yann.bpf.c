@@ -261,6 +261,7 @@ FUNCTION int on_data(context *ctx, struct work *w, const struct member_at *from,
 	}
 	if (opens) {
 		/* An ingress holds on to a flow that is over. */
+		struct answer unnamed = {};
 		struct answer *a;
 
 		w->key.tuple = p->tuple;
@@ -270,9 +271,14 @@ FUNCTION int on_data(context *ctx, struct work *w, const struct member_at *from,
 		w->key.pad[1] = 0;
 		w->key.pad[2] = 0;
 		a = answer_of(&w->key, now);
-		if (a && a->kind != ANSWER_CLOSED)
-			a = 0;
-		tell_repeat_close(&p->tuple, a ? p->seq : 0, a, 0, from->id);
+		if (a && a->kind == ANSWER_CLOSED) {
+			tell_repeat_close(&p->tuple, p->seq, a, 0, from->id);
+		} else {
+			unnamed.counter = not_mine_counter(&p->tuple, now);
+			tell_repeat_close(&p->tuple, 0, &unnamed, 0, from->id);
+		}
+	} else if (p->protocol == PROTO_UDP || !(p->tcp_flags & TCP_RST)) {
+		tell_not_mine(&p->tuple, from->id, now);
 	}
 	return drop(DROP_NO_FLOW);
 }

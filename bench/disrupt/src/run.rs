@@ -12,7 +12,7 @@ use crate::fault::{self, Fault, How, Inject};
 use crate::load::{Load, Phase};
 use crate::outcome::{Happened, Outcome};
 use crate::progress::Progress;
-use crate::scene::Scene;
+use crate::scene::{STEP, Scene};
 use crate::site::{self, Site, wait_until};
 
 /// Fewest connections: each backend has some.
@@ -104,6 +104,11 @@ fn once(
     }
     let usual = load.usual();
     progress.say("nothing new is asked; what is on its way may arrive");
+    load.enter(Phase::Drain);
+    while !load.has_ended() {
+        progress.live(load.live(usual.limit()));
+        std::thread::sleep(STEP);
+    }
     // The load's own error is the reason of what followed.
     let records = load.finish()?;
     let happened = happened?;

@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::site::{Carried, Site, wait_until};
 
 /// How often the progress is shown, and Ctrl-C looked for.
-const STEP: Duration = Duration::from_millis(200);
+pub(crate) const STEP: Duration = Duration::from_millis(200);
 
 pub(crate) struct Scene<'a> {
     pub(crate) site: &'a mut Site,

@@ -142,6 +142,16 @@ pub struct Ingress {
     /// 250 bytes, 4 MB, and while it waits up to 9 of `dpdk.buffers`; all together never take more than half of those.
     /// When full, new flows are dropped; the clients' SYNs come again.
     pub pending_capacity: u32,
+    /// `[ingress.announce]`: how VIPs are announced; without it they are not.
+    pub announce: Option<Announce>,
+}
+
+/// `[ingress.announce]`: each VIP is a route in a kernel table of its own while this host takes its packets, for BIRD or
+/// another routing daemon to tell the routers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announce {
+    /// `table`: number of the kernel table, 1 to 4294967295 without 253 to 255, which are the kernel's own. Default 177.
+    pub table: u32,
 }
 
 /// `[flowtracker]`: sizes, for all workers of the host together. All memory is taken at the start.
@@ -484,11 +494,30 @@ fn ingress(mut t: Table<'_>) -> Option<Ingress> {
     let flow_capacity = t.number("flow_capacity", 1_048_576, &FLOWS, "a number of flows");
     let pending_capacity =
         t.number("pending_capacity", 16_384, &(64..=65_536), "a number of flows");
+    let announce = t.section("announce").map(announce);
     t.finish();
     Some(Ingress {
+        announce: match announce {
+            Some(announce) => Some(announce?),
+            None => None,
+        },
         flow_capacity: flow_capacity? as u32,
         pending_capacity: pending_capacity? as u32,
     })
+}
+
+fn announce(mut t: Table<'_>) -> Option<Announce> {
+    let table = t.number("table", 177, &(1..=u32::MAX.into()), "the number of a routing table")?;
+    if (253..=255).contains(&table)
+        && let Some(item) = t.optional("table")
+    {
+        item.mistake(
+            format!("table {table} is one that the kernel itself routes by"),
+            "use a table of its own: table = 177",
+        );
+    }
+    t.finish();
+    Some(Announce { table: table as u32 })
 }
 
 fn flowtracker(mut t: Table<'_>) -> Option<FlowTracker> {

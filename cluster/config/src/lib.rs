@@ -24,7 +24,9 @@ mod value;
 
 pub use cluster::{ClusterFile, ClusterList, parse_cluster, read_cluster};
 pub use etcd::{Etcd, EtcdSecrets};
-pub use host::{Admin, Dpdk, FlowTracker, Host, Idle, Ingress, LogFormat, LogLevel, Node, Yann};
+pub use host::{
+    Admin, Announce, Dpdk, FlowTracker, Host, Idle, Ingress, LogFormat, LogLevel, Node, Yann,
+};
 pub use keys::{KeyFile, KeyFileError};
 pub use kind::FileKind;
 pub use mistake::{Mistake, Mistakes};

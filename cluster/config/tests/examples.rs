@@ -89,5 +89,5 @@ fn every_optional_key_is_shown() {
         explicit(text).lines().filter(|l| l.contains(" = ") && !l.starts_with('#')).count()
     };
     // [node] 5, [dpdk] 9, and the section of the role; max_connections has no default to show.
-    assert_eq!(HOSTS.map(|(text, _)| keys(text)), [5 + 9 + 2, 5 + 9 + 3, 5 + 4]);
+    assert_eq!(HOSTS.map(|(text, _)| keys(text)), [5 + 9 + 3, 5 + 9 + 3, 5 + 4]);
 }

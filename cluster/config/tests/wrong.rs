@@ -142,6 +142,7 @@ fn wrong_hosts_are_refused_with_line_and_column() {
         ("workers = 2", "workers = 3", 10, 11, "dpdk.workers", "3 workers for 2 cores"),
         ("cores = [2, 3]", "cores = [2, 2]", 11, 13, "dpdk.cores[1]", "core 2 is named twice"),
         ("cores = [2, 3]", "cores = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]", 11, 9, "dpdk.cores", "17 cores"),
+        ("flow_capacity = 65536", "announce = { table = 254 }", 16, 22, "ingress.announce.table", "the kernel itself"),
         ("cores = [2, 3]", "cores = 2", 11, 9, "dpdk.cores", "not a list"),
         ("mtu = 1500", "mtu = -1500", 12, 7, "dpdk.mtu", "-1500 is not between 1280 and 1920"),
         ("idle = \"backoff\"", "idle = true", 13, 8, "dpdk.idle", "this is true or false, not a string"),

@@ -81,6 +81,7 @@ fn the_process() {
 
 /// A directory for everything that a host has, and what runs on it.
 struct Host {
+    name: String,
     dir: PathBuf,
     port: u16,
     child: Option<Child>,
@@ -89,7 +90,7 @@ struct Host {
 impl Host {
     fn new(name: &str, server: &Server) -> Self {
         let (dir, port) = (temp_dir(name), free_port());
-        let host = Self { dir, port, child: None };
+        let host = Self { name: name.to_owned(), dir, port, child: None };
         for key in ["hash", "mac"] {
             let path = host.path(&format!("{key}.key"));
             fs::write(&path, format!("{:032x}", key.len())).unwrap();
@@ -110,8 +111,7 @@ impl Host {
     }
 
     fn copy(&self) -> PathBuf {
-        let name = fs::read_dir(self.path("state")).unwrap().next().unwrap().unwrap().file_name();
-        self.path("state").join(name)
+        self.path("state").join(self.name.clone() + ".cluster.toml")
     }
 
     fn spawn(&self) -> Child {
@@ -223,7 +223,8 @@ fn daemons_follow_what_is_applied_and_do_without_etcd() {
     one.until_shows("jlb_etcd_connected 1");
     one.until_shows("jlb_member_present{member=\"backend-2\"} 1");
     one.until_shows("jlb_member_present{member=\"backend-4\"} 0");
-    assert!(one.shows("jlb_membership_from_copy 0") && one.shows("jlb_membership_copy_saved 1"));
+    one.until_shows("jlb_membership_copy_saved 1");
+    assert!(one.shows("jlb_membership_from_copy 0"));
 
     // A change reaches everybody, and the copies on their disks.
     one.write(
@@ -240,7 +241,8 @@ fn daemons_follow_what_is_applied_and_do_without_etcd() {
     );
     for host in [&one, &two] {
         assert!(host.shows("jlb_membership_generation 2"));
-        assert!(fs::read_to_string(host.copy()).unwrap().contains("# Ours.\ngeneration = 2\n"));
+        let is_new = |text: String| text.contains("# Ours.\ngeneration = 2\n");
+        until("the copy", || fs::read_to_string(host.copy()).is_ok_and(is_new));
         assert_eq!(fs::metadata(host.copy()).unwrap().permissions().mode() & 0o777, 0o600);
     }
     let status = two.json(&["status"]);
@@ -311,6 +313,7 @@ fn a_store_that_lost_its_latest_list_is_refused_until_it_is_mended() {
         (&"backend-1".into(), &2.into(), &false.into())
     );
     // Also at a restart.
+    one.until_shows("jlb_membership_copy_saved 1");
     assert_eq!(one.stop("-TERM"), 0);
     one.start();
     assert!(

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use jlb_config::{ClusterFile, ClusterList, Etcd, Host, Mistakes, read_cluster};
 use jlb_etcd::{
-    Copy, Follower, List, Presence, Refused, Seen, Start, Store, StoreError, Why, decide_start,
-    offered,
+    Copy, CopyError, Follower, List, Presence, Refused, Seen, Start, Store, StoreError, Why,
+    decide_start, offered,
 };
 use jlb_map::{MemberRole, Snapshot};
 use jlb_role::{Metric, MetricKind, MetricSink as _, Samples};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::files::{LoadError, load_list, read_key};
@@ -162,7 +163,9 @@ pub(crate) struct InEtcd {
     /// What etcd held when it was looked at last was taken.
     is_settled: bool,
     is_from_copy: bool,
-    is_saved: bool,
+    /// The text that the copy has, or was to get and could not.
+    saved: (String, bool),
+    saving: Option<(String, JoinHandle<Result<(), CopyError>>)>,
 }
 
 impl Membership {
@@ -209,7 +212,7 @@ impl Membership {
         let Self::Etcd(etcd) = self else { return };
         out.value(&CONNECTED, &[], u8::from(etcd.seen.is_connected).into());
         out.value(&COPIED, &[], u8::from(etcd.is_from_copy).into());
-        out.value(&SAVED, &[], u8::from(etcd.is_saved).into());
+        out.value(&SAVED, &[], u8::from(etcd.is_saved()).into());
         // Without a connection nobody knows.
         if etcd.seen.is_connected {
             for member in cluster.members() {
@@ -260,15 +263,13 @@ impl InEtcd {
             text: text.to_owned(),
             is_settled: !setup.begin.is_refused(),
             is_from_copy: setup.begin.trouble.is_some(),
-            is_saved: true,
+            saved: (String::new(), false),
+            saving: None,
         };
-        match &setup.begin.trouble {
-            None => in_etcd.save(),
-            Some(trouble) => warn!(
-                "starting with the copy of the last member list, {}: {}",
-                in_etcd.copy.path().display(),
-                trouble.text,
-            ),
+        if let Some(trouble) = &setup.begin.trouble {
+            in_etcd.saved = (in_etcd.text.clone(), true);
+            let copy = in_etcd.copy.path().display();
+            warn!("starting with the copy of the last member list, {copy}: {}", trouble.text);
         }
         in_etcd
     }
@@ -276,7 +277,14 @@ impl InEtcd {
     /// Not when only the presence of members changed.
     async fn changed(&mut self) {
         loop {
-            let seen = self.follower.changed().await;
+            self.save();
+            let seen = tokio::select! {
+                seen = self.follower.changed() => seen,
+                result = finished(&mut self.saving) => {
+                    self.end_save(result);
+                    continue;
+                }
+            };
             self.tell_presence(&seen);
             let is_news = seen.list != self.seen.list;
             self.seen = seen;
@@ -319,18 +327,41 @@ impl InEtcd {
         let List::Stored(stored) = &self.seen.list else { return };
         self.is_settled = true;
         self.is_from_copy = false;
-        if self.text != stored.text || !self.is_saved {
-            self.text.clone_from(&stored.text);
-            self.save();
+        self.text.clone_from(&stored.text);
+        if !self.saved.1 {
+            // Another try.
+            self.saved.0.clear();
         }
         self.follower.say(Presence::of(role.label(), list));
     }
 
+    fn is_saved(&self) -> bool {
+        self.saved.1 && self.saved.0 == self.text
+    }
+
+    /// Writes the list in force to the disk, which may take its time: not on this thread, and one after another.
     fn save(&mut self) {
-        let saved = self.copy.write(&self.text);
-        self.is_saved = saved.is_ok();
-        if let Err(e) = saved {
+        if self.saving.is_none() && self.saved.0 != self.text {
+            let (copy, text) = (self.copy.clone(), self.text.clone());
+            let written = tokio::task::spawn_blocking(move || copy.write(&text));
+            self.saving = Some((self.text.clone(), written));
+        }
+    }
+
+    fn end_save(&mut self, result: Result<(), String>) {
+        let Some((text, _)) = self.saving.take() else { return };
+        self.saved = (text, result.is_ok());
+        if let Err(e) = result {
             warn!("{e}; without etcd this host could only start with an older list");
         }
+    }
+}
+
+async fn finished(
+    saving: &mut Option<(String, JoinHandle<Result<(), CopyError>>)>,
+) -> Result<(), String> {
+    match saving {
+        Some((_, written)) => written.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()),
+        None => core::future::pending().await,
     }
 }

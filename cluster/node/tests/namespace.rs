@@ -169,3 +169,31 @@ fn a_link_is_described() {
         assert!(matches!(Watch::start("eth9", vec![]).await, Err(NetlinkError::NoInterface(_))));
     });
 }
+
+#[test]
+fn a_vip_is_announced_and_withdrawn_in_a_table_of_its_own() {
+    let Ok(near) = env::var("JLB_TEST_INSIDE") else {
+        return Pair::new("announce")
+            .inside("a_vip_is_announced_and_withdrawn_in_a_table_of_its_own");
+    };
+    // Above 255 the number is in an attribute of its own.
+    for table in [177, 70_000] {
+        inside(async {
+            let netlink = Netlink::open().unwrap();
+            run(&format!("ip -n {near} route add 203.0.113.99 dev eth0 table {table}"));
+            let vips = [ip("203.0.113.10"), ip("2001:db8::10")];
+            for vip in vips {
+                netlink.announce(table, vip).await.unwrap();
+                netlink.announce(table, vip).await.unwrap();
+            }
+            let there = netlink.announced(table).await.unwrap();
+            assert_eq!(there.into_iter().collect::<Vec<_>>(), vips, "and not what others announce");
+            assert!(netlink.announced(table + 1).await.unwrap().is_empty());
+            for vip in vips {
+                netlink.withdraw(table, vip).await.unwrap();
+                assert!(netlink.withdraw(table, vip).await.is_err());
+            }
+            assert!(netlink.announced(table).await.unwrap().is_empty());
+        });
+    }
+}

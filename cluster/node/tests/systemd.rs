@@ -25,7 +25,8 @@ fn systemd_has_nothing_to_say_about_the_units() {
         assert!(text.contains(&start), "{name} starts its own daemon");
         // The daemons need not be installed where this runs.
         let copy = dir.join(path.file_name().unwrap());
-        fs::write(&copy, text.replace(&start, "\nExecStart=/bin/true\n")).unwrap();
+        let text = text.replace(&start, "\nExecStart=/bin/true\n");
+        fs::write(&copy, text.replace("=/usr/bin/jlb-vip-watchdog ", "=/bin/true ")).unwrap();
         units.push(copy);
     }
     let output = Command::new("systemd-analyze").arg("verify").args(&units).output().unwrap();

@@ -218,6 +218,18 @@ where
             );
         }
     }
+
+    /// Its workers.
+    #[must_use]
+    pub fn workers(&self) -> Handle<E> {
+        self.handle.clone()
+    }
+
+    /// The other members, as the first worker sees them.
+    #[must_use]
+    pub const fn members(&self) -> &Members {
+        &self.members
+    }
 }
 
 impl<E, R> Daemon for DpdkDaemon<E, R>

@@ -115,6 +115,7 @@ impl<E: Send + 'static> Runtime<E> {
             clock: Clock::start(),
             stop: AtomicBool::new(false),
             heartbeats: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            flow_packets: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
         });
         let (report, reports) = mpsc::channel(REPORTS);
         let (commands, orders): (Vec<_>, Vec<Receiver<_>>) =
@@ -260,6 +261,13 @@ impl<E> Handle<E> {
         let now = self.0.shared.clock.now().0;
         let beats = self.0.shared.heartbeats.iter().map(|b| b.load(Ordering::Relaxed));
         self.workers().zip(beats.map(move |beat| Duration::from_nanos(now.saturating_sub(beat))))
+    }
+
+    /// How many packets of clients and flows all workers have handled; all packets, where the role does not tell them
+    /// apart. While it stands still, nobody sends.
+    #[must_use]
+    pub fn flow_packets(&self) -> u64 {
+        self.0.shared.flow_packets.iter().map(|n| n.load(Ordering::Relaxed)).sum()
     }
 
     fn command(&self, to: WorkerId, command: Command<E>) -> Result<(), SendError> {

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) stop: AtomicBool,
     /// By worker: when its loop last turned, in nanoseconds of the clock.
     pub(crate) heartbeats: Box<[CachePadded<AtomicU64>]>,
+    /// By worker: packets of clients and flows that its role has handled, or all where the role does not tell.
+    pub(crate) flow_packets: Box<[CachePadded<AtomicU64>]>,
 }
 
 /// One worker: a role, its queue, its rings.
@@ -87,10 +89,16 @@ impl<R: Role<Mbuf>> Worker<R> {
             self.heartbeat(now);
             let flow_packets = self.role.flow_packets();
             let (packets, worked) = self.turn(now);
-            let active = match (flow_packets, self.role.flow_packets()) {
+            let after = self.role.flow_packets();
+            let active = match (flow_packets, after) {
                 (Some(before), Some(after)) => before != after,
                 (None, _) | (_, None) => packets,
             };
+            if active
+                && let Some(shared) = self.shared.flow_packets.get(usize::from(self.link.me.0))
+            {
+                shared.store(after.unwrap_or(self.received), Ordering::Relaxed);
+            }
             if worked {
                 let end = self.shared.clock.now();
                 self.busy = self.busy + end.since(now);

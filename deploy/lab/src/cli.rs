@@ -53,7 +53,7 @@ enum Command {
     },
     /// Show what JLB promises, in a lab of its own
     Demo,
-    /// Show hosts, addresses and processes
+    /// Show hosts, addresses, processes, and where the router sends packets for VIPs
     Status,
     /// Names of all labs
     List,
@@ -66,8 +66,6 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
-    /// Show where the router sends packets for VIPs
-    Routes,
     /// Start daemons again, or change the member list
     #[command(
         subcommand,
@@ -290,13 +288,6 @@ fn execute(cli: Cli) -> Result<ExitCode, Error> {
             }
         }
         Command::Exec { node, command } => return exec(name, &node, &command),
-        Command::Routes => {
-            let routes = fault::vip_routes(&Lab::open(name)?)?;
-            match cli.output {
-                Output::Json => print_json(&routes),
-                Output::Text => print(&routes_table(&routes)),
-            }
-        }
         Command::Member(command) => member(&mut Lab::open(name)?, command)?,
         Command::Fault(command) => {
             let lab = Lab::open(name)?;
@@ -382,7 +373,7 @@ fn table(status: &Status) -> String {
         text.push_str(row.trim_end());
         text.push('\n');
     }
-    text
+    text + &routes_table(&status.routes)
 }
 
 fn print_json(value: &impl serde::Serialize) {

@@ -181,7 +181,15 @@ pub(crate) fn jlb_toml(node: NodeId, jlb: &Jlb, bpf: &Path) -> Option<String> {
         }
         NodeKind::Ingress | NodeKind::Tracker => {
             // Small, since a lab has many hosts and little traffic; no hugepages, since a machine may have none.
-            format!("{}\n[{role}]\nflow_capacity = 65536\n", dpdk_section(jlb.workers))
+            let announce = match node.kind {
+                NodeKind::Ingress => "\n[ingress.announce]\n",
+                NodeKind::Client
+                | NodeKind::Router
+                | NodeKind::Fabric
+                | NodeKind::Tracker
+                | NodeKind::Backend => "",
+            };
+            format!("{}\n[{role}]\nflow_capacity = 65536\n{announce}", dpdk_section(jlb.workers))
         }
         NodeKind::Client | NodeKind::Router | NodeKind::Fabric => return None,
     };

@@ -120,6 +120,14 @@ pub enum Error {
         /// The lab.
         lab: String,
     },
+    /// BIRD has not told the router where VIPs are.
+    #[error(
+        "the router of lab {lab} has not learnt the way to all VIPs; what it has: ip route, in its namespace"
+    )]
+    NoRoutes {
+        /// The lab.
+        lab: String,
+    },
     /// The machine in QEMU did not come to the end of its script.
     #[error("the machine in QEMU did not come to the end of its script; its console:\n{console}")]
     VmLost {

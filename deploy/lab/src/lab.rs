@@ -11,11 +11,12 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 
 use crate::error::AtPath;
+use crate::fault::{self, VipRoute};
 use crate::node::Node;
 use crate::process::{self, Running};
 use crate::state::{Entry, LabDir};
 use crate::topology::{NodeId, NodeKind};
-use crate::{Error, Jlb, LabConfig, daemons, network, servers, tools};
+use crate::{Error, Jlb, LabConfig, bird, daemons, network, servers, tools};
 
 /// Members find each other within a second or two.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub struct Status {
     pub dir: PathBuf,
     /// Its hosts.
     pub nodes: Vec<NodeStatus>,
+    /// Where its router sends packets for VIPs; empty while it has no router.
+    pub routes: Vec<VipRoute>,
 }
 
 /// One host in a [`Status`].
@@ -167,11 +170,20 @@ impl Lab {
         Ok(selected)
     }
 
-    /// Starts the daemons of these hosts again, after they were stopped, and waits until they may take traffic and, if no
-    /// member is cut off, have found each other.
+    /// Starts the daemons of these hosts again, after they were stopped, and BIRD where it does not run, and waits until
+    /// they may take traffic and, if nobody is cut off, have found each other and are the router's next hops.
     pub fn start_daemons(&self, nodes: &[Node]) -> Result<(), Error> {
+        bird::start(&self.config, nodes)?;
         daemons::start(&self.dir, &self.config, nodes)?;
-        self.settle(SETTLING).map(drop)
+        self.settle(SETTLING)?;
+        let mut ingresses = nodes.to_vec();
+        ingresses.retain(|node| node.id().kind == NodeKind::Ingress);
+        self.wait_routes(&ingresses, SETTLING).map(drop)
+    }
+
+    /// Waits until the router sends packets for VIPs to each of these ingress hosts, at most so long; whether it does.
+    pub fn wait_routes(&self, to: &[Node], at_most: Duration) -> Result<bool, Error> {
+        bird::wait_routes(&self.node("router")?, to, at_most)
     }
 
     /// Waits until every daemon has heard from all members that it asks, at most so long; whether it has.
@@ -242,10 +254,18 @@ impl Lab {
                 node: name,
             }
         });
+        let nodes: Vec<NodeStatus> = nodes.collect();
         Ok(Status {
             lab: name.to_owned(),
             state,
-            nodes: nodes.collect(),
+            routes: match &config {
+                Some(config) => {
+                    let lab = Self { dir: dir.clone(), config: config.clone(), owned: false };
+                    fault::vip_routes(&lab).unwrap_or_default()
+                }
+                None => Vec::new(),
+            },
+            nodes,
             dir: dir.path().to_owned(),
         })
     }
@@ -277,9 +297,16 @@ fn make(dir: &LabDir, config: &LabConfig) -> Result<(), Error> {
     }
     if let Some(jlb) = &config.jlb {
         daemons::prepare(dir, config, jlb)?;
+        bird::start(config, &nodes)?;
         daemons::start(dir, config, &nodes)?;
         if !daemons::settle(&nodes, SETTLING)? {
             return Err(Error::NotSettled { lab: dir.name().to_owned() });
+        }
+        let mut ingresses: Vec<Node> = nodes;
+        ingresses.retain(|node| node.id().kind == NodeKind::Ingress && jlb.has(&node.name()));
+        let router = Node::new(NodeId { kind: NodeKind::Router, index: 0 }, dir.clone());
+        if !bird::wait_routes(&router, &ingresses, SETTLING)? {
+            return Err(Error::NoRoutes { lab: dir.name().to_owned() });
         }
     }
     dir.note(&Entry::Ready(config.clone()))

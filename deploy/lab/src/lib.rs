@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bird;
 pub mod config;
 mod daemons;
 mod error;

@@ -34,7 +34,10 @@ pub(crate) fn make(dir: &LabDir, config: &LabConfig) -> Result<(), Error> {
     tools::ip_batch(None, &cables(dir, &nodes))?;
     for &node in &nodes {
         let namespace = dir.namespace(&node.to_string());
-        tools::ip_batch(Some(&namespace), &addresses_and_routes(node, &nodes))?;
+        tools::ip_batch(
+            Some(&namespace),
+            &addresses_and_routes(node, &nodes, config.jlb.is_none()),
+        )?;
         let script = offloads(node, &nodes);
         if !script.is_empty() {
             tools::shell(&namespace, &script)?;
@@ -140,7 +143,7 @@ fn cables(dir: &LabDir, nodes: &[NodeId]) -> String {
     batch
 }
 
-fn addresses_and_routes(node: NodeId, nodes: &[NodeId]) -> String {
+fn addresses_and_routes(node: NodeId, nodes: &[NodeId], static_routes: bool) -> String {
     let mut batch = "link set lo up\n".to_owned();
     let text = &mut batch;
     match node.kind {
@@ -153,7 +156,8 @@ fn addresses_and_routes(node: NodeId, nodes: &[NodeId]) -> String {
             interface(text, "uplink", UPLINK_ROUTER);
             line(text, format_args!("route add 10.77.1.0/24 via {}", UPLINK_FABRIC[0]));
             line(text, format_args!("route add fd00:77:1::/64 via {}", UPLINK_FABRIC[1]));
-            for (family, prefix) in VIP_PREFIX.iter().enumerate() {
+            // Without JLB nobody announces them.
+            for (family, prefix) in VIP_PREFIX.iter().enumerate().filter(|_| static_routes) {
                 let mut route = format!("route add {prefix} metric {VIP_METRIC}");
                 for ingress in nodes.iter().filter(|node| node.kind == NodeKind::Ingress) {
                     let _ = write!(route, " nexthop via {}", ingress.addresses()[family]);
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn the_router_spreads_both_families_over_every_ingress() {
         let nodes = LabConfig::default().nodes();
-        let batch = addresses_and_routes(nodes[1], &nodes);
+        let batch = addresses_and_routes(nodes[1], &nodes, true);
         for expected in [
             "route add 203.0.113.0/24 metric 32 nexthop via 10.77.0.11 nexthop via 10.77.0.12 nexthop via 10.77.0.13\n",
             "route add 2001:db8:beef::/64 metric 32 nexthop via fd00:77::11 nexthop via fd00:77::12 nexthop via fd00:77::13\n",

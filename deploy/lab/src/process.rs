@@ -8,8 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-/// nginx and the daemons end within this after SIGTERM; what takes longer is killed.
-const TERM_PATIENCE: Duration = Duration::from_secs(3);
+/// After SIGTERM an ingress forwards for 5 s at most, and its workers take 2 s at most to end. What takes longer is killed.
+const TERM_PATIENCE: Duration = Duration::from_secs(8);
 /// Longest that a killed process may still be seen.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 

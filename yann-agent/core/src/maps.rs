@@ -17,7 +17,7 @@
 //! | egress hosts | index (array) | [`Egress`] | [`MAX_EGRESS`] |
 //! | host | 0 (array) | [`Host`] | 1 |
 //! | word | 0 (array) | [`Shared`] | 1 |
-//! | not mine: when the next such event may be told | 0 (per-CPU array) | `u64` | 1 |
+//! | not mine: when the next such event would be due at the rate that is allowed | 0 (per-CPU array) | `u64` | 1 |
 //! | heartbeat: when the daemon last said that it is there | 0 (array) | `u64` | 1 |
 //! | starts: how often the user half has started | 0 (array) | `u64` | 1 |
 
@@ -38,11 +38,6 @@ pub const MAX_EGRESS: usize = 64;
 pub const ANSWER_LIFETIME: Nanos = Nanos::from_secs(8);
 /// The same for a refused datagram flow, whose next one looks just alike: the replay window only.
 pub const UDP_REJECT_LIFETIME: Nanos = Nanos::from_secs(4);
-/// So long after another a packet of a flow that is not here makes an event, on the average: 1000 per second and CPU, so
-/// that an ingress's mistake fills no ring.
-pub const NOT_MINE_INTERVAL: Nanos = Nanos::from_millis(1);
-/// So many of them may come at once.
-pub const NOT_MINE_BURST: u64 = 256;
 /// A daemon's heartbeat may be so old before it counts as down.
 pub const HEARTBEAT_LIMIT: Nanos = Nanos::from_millis(300);
 /// An egress host was heard if it asked us so lately.

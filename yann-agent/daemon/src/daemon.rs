@@ -1,5 +1,6 @@
 //! The daemon: hands the kernel half's events and the network's messages to the agent, says that it is there, sweeps.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use jlb_hostnet::{Desired, HostNet, Warning};
 use jlb_map::Snapshot;
 use jlb_node::{Daemon, Setup, random_u64};
-use jlb_role::{AllRules, Burst, Nanos, Report, Role, Samples};
+use jlb_role::{AllRules, Burst, Collect, Nanos, Report, Role, Samples};
 use jlb_wire::{BootId, MemberId};
 use jlb_yann_core::maps::{EventRecord, Shared};
 use jlb_yann_core::{
@@ -25,6 +26,7 @@ use zerocopy::FromBytes as _;
 
 use crate::buffer::Buffer;
 use crate::changes::{Change, ChangeError, Changes, Undo};
+use crate::collect::Collector;
 use crate::config::FlowLimits;
 use crate::maps::{ArrayOf, Maps, MapsError, Ring};
 use crate::programs::{Capacities, Hook, Programs, ProgramsError};
@@ -37,6 +39,9 @@ const HEARTBEAT: Duration = Duration::from_millis(50);
 const BATCH: usize = 256;
 /// Closes under way or remembered: 8 s of 8,000 closes a second.
 const CLOSES: usize = 65_536;
+
+/// Ends of flows that a new daemon says again in one go.
+const ENDED_AT_ONCE: usize = 64;
 
 /// Netlink may lose what it tells of routes: every so many seconds they are looked at anyway.
 const HOST_EVERY: u64 = 10;
@@ -101,6 +106,9 @@ pub struct Yann {
     agent: Agent<AllRules>,
     programs: Programs,
     maps: Maps,
+    collector: Collector,
+    /// What closed lately: the daemon before may have died before everybody knew.
+    ended: VecDeque<KernelEvent>,
     host: HostNet,
     host_changes: jlb_hostnet::Changes,
     host_task: HostTask,
@@ -163,6 +171,9 @@ impl Yann {
         let seed = random_u64().map_err(system("/dev/urandom"))?;
         let agent_config = AgentConfig { id: setup.me, seed, close_capacity: CLOSES };
         let agent = Agent::new(agent_config, Arc::clone(&setup.cluster), AllRules, now(), &word);
+        let collector = Collector::new(pins, (capacities.flows, capacities.answers), now)?;
+        let ended = maps.answers.entries().filter_map(|(k, a)| KernelEvent::of_answer(&k, &a));
+        let ended = ended.take(CLOSES).collect();
         let ring = wakeups(&maps.events).map_err(system("ring buffer"))?;
         info!(boot = ?word.boot(), flows = maps.live_all.get(0).unwrap_or(0), "the eBPF half is at work");
         Ok(Self {
@@ -173,6 +184,8 @@ impl Yann {
             agent,
             programs,
             maps,
+            collector,
+            ended,
             host,
             host_changes: jlb_hostnet::Changes::open()?,
             host_task: HostTask::Apply,
@@ -234,13 +247,35 @@ impl Yann {
                 Report::ListMismatch { member } => {
                     warn!("`{}` has another member list of the same generation", name(member));
                 }
+                Report::Collect(order) => self.handle_order(order),
                 // No agent says any of these.
                 Report::BackendDead { .. }
                 | Report::Warm(_)
                 | Report::WaitsFor { .. }
-                | Report::MayLeave
-                | Report::Collect(_) => {}
+                | Report::MayLeave => {}
             }
+        }
+    }
+
+    /// The fence of rule 5: from here on no vote of another boot of that tracker counts.
+    fn handle_order(&mut self, order: Collect) {
+        let slot = order.tracker.as_u16().into();
+        // It is there since the tracker answered our Probe, unless that could not be written.
+        let fenced = match self.maps.boots.get(slot) {
+            Ok(boot) if boot == order.boot.0 => Ok(()),
+            Ok(_) | Err(_) => self.maps.boots.set(slot, &order.boot.0),
+        };
+        match fenced {
+            Ok(()) => self.collector.order(order),
+            Err(e) => warn!("cannot note a boot id: {e}"),
+        }
+    }
+
+    /// Says again what ended lately. More comes with the next turn of the loop.
+    fn handle_ended(&mut self) {
+        let some = self.ended.len().min(ENDED_AT_ONCE);
+        for event in self.ended.drain(..some) {
+            self.agent.event(now(), AgentEvent::Kernel(event), &mut self.out);
         }
     }
 
@@ -375,8 +410,11 @@ impl Daemon for Yann {
     async fn work(&mut self) -> Result<(), YannError> {
         self.arrange().await?;
         let deadline = Role::<Buffer>::next_deadline(&self.agent);
-        let wait =
+        let mut wait =
             deadline.map_or(Duration::from_secs(1), |at| Duration::from_nanos(at.since(now()).0));
+        if !self.ended.is_empty() {
+            wait = Duration::ZERO;
+        }
         tokio::select! {
             _ = self.beat.tick() => self.say_alive(),
             _ = self.sweep.tick() => self.handle_second()?,
@@ -392,6 +430,12 @@ impl Daemon for Yann {
                 ready.map_err(system("sockets"))?;
                 self.handle_packets();
             }
+            collected = self.collector.done() => match collected {
+                Ok(events) => for event in events {
+                    self.agent.event(now(), event, &mut self.out);
+                },
+                Err(e) => warn!("cannot collect flows: {e}"),
+            },
             () = self.host_changes.next() => {
                 if self.host_task == HostTask::Nothing {
                     self.host_task = HostTask::Refresh;
@@ -403,6 +447,7 @@ impl Daemon for Yann {
         if Role::<Buffer>::next_deadline(&self.agent).is_some_and(|due| due <= at) {
             self.agent.tick(at, &mut self.out);
         }
+        self.handle_ended();
         self.handle_reports();
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! | [`maps`] | the maps that both halves share, typed |
 //! | [`config`] | writes the member list into them |
 //! | [`changes`] | what attaching needs, and how it is undone (for VIPs, routes and sysctls: `jlb_hostnet`) |
+//! | [`collect`] | reads flows out of them, for trackers that pull |
 //! | [`socket`], [`buffer`] | the user half's packets |
 //! | [`daemon`] | all of that under `jlb_node`'s control thread |
 //! | [`commands`] | `detach`, `status`, `flows` |
@@ -16,6 +17,7 @@
 pub mod bpffs;
 pub mod buffer;
 pub mod changes;
+pub mod collect;
 pub mod commands;
 pub mod config;
 pub mod daemon;

@@ -102,9 +102,14 @@ where
         let _ = self.map.remove(&bytes(key));
     }
 
-    /// All entries. While they change, some may be missing or come twice.
+    /// All entries. Of those that come and go meanwhile some are missing; others may come twice.
     pub fn entries(&self) -> impl Iterator<Item = (K, V)> + '_ {
-        self.map.iter().filter_map(Result::ok).map(|(k, v)| (read(&k), read(&v)))
+        self.try_entries().filter_map(Result::ok)
+    }
+
+    /// The same; an error means that it ended before all were seen.
+    pub fn try_entries(&self) -> impl Iterator<Item = Result<(K, V), MapError>> + '_ {
+        self.map.iter().map(|entry| entry.map(|(k, v)| (read(&k), read(&v))))
     }
 
     /// Makes the map hold exactly these entries. What stays is never away.
@@ -132,6 +137,21 @@ impl Counters {
     /// The sum over all CPUs.
     pub fn sum(&self, index: u32) -> u64 {
         self.0.get(&index, 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// 0 on all CPUs.
+    ///
+    /// # Errors
+    /// When there is no such index.
+    pub fn clear(&mut self, index: u32) -> Result<(), MapError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, io_error)| {
+            let call = "possible CPUs";
+            MapError::SyscallError(aya::sys::SyscallError { call, io_error })
+        })?;
+        let zeros = aya::maps::PerCpuValues::try_from(vec![0; cpus]).map_err(|io_error| {
+            MapError::SyscallError(aya::sys::SyscallError { call: "per-CPU values", io_error })
+        })?;
+        self.0.set(index, zeros, 0)
     }
 }
 
@@ -236,6 +256,8 @@ maps! {
     drops: Counters,
     /// Events that found the ring full.
     lost: Counters,
+    /// When the next NotMine would be due.
+    not_mine: Counters,
     /// From the kernel half.
     events: Ring,
 }
@@ -274,6 +296,26 @@ impl<V: FromBytes + IntoBytes + Immutable, const N: usize> ArrayOf<V, N> {
     /// When it is not there.
     pub fn pinned(pins: &Path, name: &'static str) -> Result<Self, MapsError> {
         Ok(Self::new(pinned(pins, name)?)?)
+    }
+}
+
+impl<K, V, const KN: usize, const VN: usize> HashOf<K, V, KN, VN>
+where
+    K: FromBytes + IntoBytes + Immutable,
+    V: FromBytes + IntoBytes + Immutable,
+{
+    /// A pinned one.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn pinned(pins: &Path, name: &'static str) -> Result<Self, MapsError> {
+        Ok(Self::new(pinned(pins, name)?)?)
+    }
+}
+
+impl<K, V, const KN: usize, const VN: usize> fmt::Debug for HashOf<K, V, KN, VN> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HashOf").finish_non_exhaustive()
     }
 }
 

@@ -14,7 +14,7 @@ use jlb_wire::checksum;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind,
-    sendto, socket,
+    sendto, setsockopt, socket, sockopt,
 };
 use tokio::net::UdpSocket;
 
@@ -56,6 +56,8 @@ pub struct Out {
     pub reports: Vec<Report>,
 }
 
+/// Refresh batches that trackers ask for at once: 64 workers, 8 each, 2304 bytes of the kernel's memory for one.
+const SEND_BUFFER: usize = 64 * 8 * 2304;
 const NONBLOCKING: SockFlag = SockFlag::SOCK_NONBLOCK.union(SockFlag::SOCK_CLOEXEC);
 
 /// Opens the sockets at these underlay addresses. Must be called inside of a tokio runtime.
@@ -99,7 +101,10 @@ fn udp(local: core::net::SocketAddr) -> io::Result<UdpSocket> {
 }
 
 fn raw(family: AddressFamily, protocol: SockProtocol) -> io::Result<OwnedFd> {
-    Ok(socket(family, SockType::Raw, NONBLOCKING, protocol)?)
+    let socket = socket(family, SockType::Raw, NONBLOCKING, protocol)?;
+    // Beyond what the system lets everybody have: who may attach programs to interfaces may do that, too.
+    setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)?;
+    Ok(socket)
 }
 
 impl Sockets {

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use aya::programs::{SchedClassifier, TcAttachType};
 use common::*;
 use jlb_wire::{
-    Body, BodyKind, BootId, Content, Control, FiveTuple, Flags, Incarnation, Kind, MacKey, MacKeys,
-    MemberId, Outer, Packet, Probe, RejectReason, body_flags, tcp_flags,
+    Body, BodyKind, BootId, Content, Control, Epoch, FiveTuple, Flags, Incarnation, Kind,
+    MAX_BODY_PAYLOAD, MacKey, MacKeys, MemberId, Outer, Packet, Probe, Refresh, RefreshRecord,
+    RejectReason, body_flags, tcp_flags,
 };
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -296,6 +297,45 @@ impl Site {
         found.expect("no answer to Probe")
     }
 
+    /// The answer to a pull, repeated as a tracker does.
+    fn pull(&mut self, nonce: u64, batch: u32) -> Option<(u16, Refresh, Vec<RefreshRecord>)> {
+        let asked = Refresh { batch, batches: 0, worker: 0, workers: 1, sole: 0, counter: 0 };
+        let mut payload = [0; MAX_BODY_PAYLOAD];
+        let len = asked.emit(&[], &mut payload);
+        for _ in 0..40 {
+            self.sequence += 1;
+            let body = Body {
+                kind: BodyKind::Refresh,
+                flags: body_flags::PULL,
+                epoch: Epoch(2),
+                sender: HEAD,
+                receiver: ME,
+                boot: boot(HEAD),
+                sequence: 15 << 56 | self.sequence,
+                nonce,
+            };
+            self.send(HEAD, &common::pair::signed(&body, &payload[..len]));
+            let mut found = None;
+            self.hear(Duration::from_millis(50), |member, packet| {
+                let outer = Outer::parse(packet, 6081).unwrap();
+                let Content::Body { body } = outer.content else { return false };
+                let (body, payload) = Body::parse(&packet[body..], &keys()).unwrap();
+                if body.kind != BodyKind::Refresh || body.nonce != nonce {
+                    return false;
+                }
+                assert_eq!((member, body.epoch, body.sender), (HEAD, Epoch(2), ME));
+                let (refresh, records) = Refresh::parse(payload).unwrap();
+                let records = records.iter().map(Option::unwrap).collect();
+                found = Some((body.flags, refresh, records));
+                refresh.batch == batch
+            });
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
     /// What an operator would see of the host's network.
     fn look(&self) -> String {
         let ip = |what: &str| run(&format!("ip -n {} {what}", self.namespace));
@@ -341,7 +381,7 @@ fn body_of(packet: &[u8]) -> Option<(Body, Probe)> {
     let outer = Outer::parse(packet, 6081).unwrap();
     let Content::Body { body } = outer.content else { return None };
     let (body, payload) = Body::parse(&packet[body..], &keys()).unwrap();
-    Some((body, Probe::parse(payload).unwrap().0))
+    (body.kind == BodyKind::Probe).then(|| (body, Probe::parse(payload).unwrap().0))
 }
 
 /// A datagram with the outside that it came in.
@@ -476,4 +516,68 @@ fn a_hand_made_open_gets_nginx_s_syn_ack_and_everything_survives_kill_9() {
 
 fn v6(port: u16) -> FiveTuple {
     flow(port, "2001:db8::10", 80, jlb_wire::Protocol::Tcp)
+}
+
+#[test]
+fn a_tracker_pulls_what_is_here_and_an_ingress_hears_what_is_not() {
+    let mut site = Site::new("pull");
+    site.start();
+    // One connection that stays, one that its client resets now, and one that it resets while there is no daemon.
+    let mut admitted = Vec::new();
+    let reset = |tuple: &FiveTuple, server| {
+        let flags = tcp_flags::RST | tcp_flags::ACK;
+        data(INGRESS, &client_segment(tuple, flags, 701, server, b""))
+    };
+    let mut last = Vec::new();
+    for tuple in [tcp(6001), tcp(6002), tcp(6004)] {
+        site.send_open(&tuple, 700);
+        let accept = site.wait_for_control(SECOND, Kind::Accept, &tuple).expect("no Accept");
+        admitted.push((tuple, accept.word_a));
+        let syn_ack =
+            site.wait_for_reply(&tuple, |p| p.tcp.unwrap().is_syn_ack()).expect("no SYN-ACK");
+        let server = Packet::parse(&syn_ack).unwrap().tcp.unwrap().seq + 1;
+        let ack = client_segment(&tuple, tcp_flags::ACK, 701, server, b"");
+        site.send(INGRESS, &data(INGRESS, &ack));
+        last = reset(&tuple, server);
+        if tuple == tcp(6002) {
+            site.send(INGRESS, &last);
+            site.wait_for_control(HEAD, Kind::Close, &tuple).expect("no Close");
+        }
+    }
+    let pulled = |site: &mut Site, nonce| {
+        let (flags, refresh, records) = site.pull(nonce, 0).expect("no batch");
+        assert_eq!((flags, refresh.batches), (body_flags::BATCH, 1));
+        let (flags, end, none) = site.pull(nonce, 1).expect("no end marker");
+        assert_eq!((flags, end.counter, none), (body_flags::END, refresh.counter, vec![]));
+        let live = |tuple: &FiveTuple| records.iter().find(|r| r.tuple == *tuple).copied();
+        (live(&tcp(6001)), live(&tcp(6002)), end.counter)
+    };
+    let (here, gone, counter) = pulled(&mut site, 0x1111);
+    let here = here.expect("the live connection");
+    assert_eq!(
+        (here.live, here.incarnation, here.counter),
+        (true, Incarnation(700), admitted[0].1)
+    );
+    let gone = gone.expect("what closed lately");
+    assert!(!gone.live && gone.counter > admitted[1].1 && gone.counter <= counter);
+
+    // Of a connection that nobody knows.
+    let unknown = tcp(6003);
+    let packet = client_segment(&unknown, tcp_flags::ACK, 5, 6, b"");
+    site.send(INGRESS_2, &data(INGRESS_2, &packet));
+    let said = site.wait_for_control(INGRESS_2, Kind::NotMine, &unknown).expect("no NotMine");
+    assert_eq!((said.incarnation, said.backend), (Incarnation(0), Some(ME)));
+    assert!(said.word_a > counter);
+
+    // The next daemon says which flows ended before it was there, and has the same to say of a pull that it does not know.
+    site.kill();
+    site.send(INGRESS, &last);
+    site.start();
+    for ended in [tcp(6002), tcp(6004)] {
+        site.wait_for_control(HEAD, Kind::Close, &ended).expect("no Close of the next daemon");
+    }
+    let (again, _, _) = pulled(&mut site, 0x1111);
+    assert_eq!(again, Some(here));
+    site.stop();
+    assert!(site.command(&["detach"]).0);
 }

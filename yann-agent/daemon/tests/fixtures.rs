@@ -306,6 +306,26 @@ fn rows_of_data_and_closes() {
 }
 
 #[test]
+fn rows_of_not_mine() {
+    let mut p = Pair::new(LIMITS);
+    for tuple in all_kinds() {
+        p.begin(&snapshot(|_| {}), LIMITS);
+        let from = |flags, seq| data(INGRESS, &segment(&tuple, flags, seq));
+        for flags in [ACK, SYN_ACK, RST, RST | ACK, SYN] {
+            assert_eq!(p.dropped(&from(flags, 700)), Some(Reason::NoFlow));
+        }
+        // In the map, of another incarnation, without a socket.
+        p.admit(&tuple, if pair::is_tcp(&tuple) { 700 } else { 0 });
+        p.receive(&from(SYN, 9000));
+        p.receive(&from(SYN, 700));
+    }
+    // Many at once; the model counts them all.
+    let packet = data(INGRESS, &segment(&tcp(9), ACK, 1));
+    let told = p.flood(&packet, 1000);
+    assert!((256..1000).contains(&told), "{told}");
+}
+
+#[test]
 fn congestion_is_carried_inside() {
     let mut p = Pair::new(LIMITS);
     for tuple in [tcp(1), v6(1)] {

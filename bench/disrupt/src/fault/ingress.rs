@@ -18,8 +18,8 @@ const BY_HAND: Duration = Duration::from_millis(150);
 const WITHDRAWN: Duration = Duration::from_secs(3);
 /// What was on its way when a host was withdrawn has arrived.
 const DRAINED: Duration = Duration::from_millis(200);
-/// A host that hears nothing for so long is cut off.
-const DEAF: Duration = Duration::from_millis(500);
+/// Agents are probed every 100 ms and suspected after three; the rest is for a busy machine.
+const DEAF: Duration = Duration::from_secs(2);
 
 pub(super) fn kill(scene: &mut Scene<'_>) -> Result<(), Error> {
     kill_one(scene)?;
@@ -44,12 +44,14 @@ pub(super) fn silent(scene: &mut Scene<'_>) -> Result<(), Error> {
     let victim = busiest(scene)?;
     scene.inject("it loses all packets", &Fault::Silence(vec![victim.clone()]))?;
     is_withdrawn(scene, &victim)?;
-    // Its daemon is well, and asked on its own loopback; others probe it 50 times a second.
-    let received = received(&scene.site.lab.node(&victim)?);
-    std::thread::sleep(DEAF);
-    let hears_nothing =
-        received.is_some() && received == self::received(&scene.site.lab.node(&victim)?);
-    scene.check("it hears nothing", hears_nothing);
+    // Its daemon is well, and asked on its own loopback. Packets that came are no sign: its kernel's own are among them.
+    let node = scene.site.lab.node(&victim)?;
+    let hears_nobody = || {
+        let Ok(metrics) = node.metrics() else { return false };
+        let mut members = metrics.all("jlb_member_up").peekable();
+        members.peek().is_some() && members.all(|(_, up)| up == 0.0)
+    };
+    scene.await_check("it hears no member", DEAF, hears_nobody);
     scene.last(USUAL_TIME)
 }
 

@@ -4,6 +4,7 @@
 //! same interface. [`Watch`] follows it and gives a new [`Neighbours`](jlb_neighbours::Neighbours) whenever something
 //! changed.
 
+mod announce;
 mod table;
 mod watch;
 

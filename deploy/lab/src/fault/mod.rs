@@ -12,12 +12,13 @@ use nix::sys::signal::Signal;
 
 use crate::{Error, Lab};
 
+pub(crate) use next_hops::read as vip_routes_of;
 pub use next_hops::{VipRoute, vip_routes};
 
 /// One fault. Each stays until [`heal`]; what was ended stays ended, until [`Lab::start_daemons`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Ends what runs on these hosts: SIGTERM, after three seconds SIGKILL.
+    /// Ends what runs on these hosts: SIGTERM, after eight seconds SIGKILL.
     Stop(Vec<String>),
     /// SIGKILL at once.
     Kill(Vec<String>),

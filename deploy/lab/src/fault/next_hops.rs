@@ -28,6 +28,8 @@ pub struct VipRoute {
     /// Whether a fault has put it before the one that the router has by itself.
     pub is_fault: bool,
     #[serde(skip)]
+    pub(crate) address: IpAddr,
+    #[serde(skip)]
     gateways: Vec<IpAddr>,
 }
 
@@ -65,6 +67,7 @@ fn parse(route: &Value, ingresses: &[Node]) -> Option<VipRoute> {
         prefix: prefix.to_owned(),
         next_hops: gateways.iter().map(name).collect(),
         is_fault: route["metric"] == METRIC,
+        address,
         gateways,
     })
 }

@@ -7,10 +7,7 @@ use jlb_wire::{IpHeader, Packet, PacketError, Protocol, tcp_flags};
 use super::open::{came_from, closed_record};
 use super::reply::with_class;
 use super::{Arrived, Kernel, Verdict, mended_class};
-use crate::maps::{
-    AddressKey, Answer, AnswerKey, EventRecord, NOT_MINE_BURST, NOT_MINE_INTERVAL, ServiceKey,
-    answer_kind,
-};
+use crate::maps::{AddressKey, Answer, AnswerKey, EventRecord, ServiceKey, answer_kind};
 use crate::{BackendWord, EventKind, Sockets, TcpSocket};
 
 impl<R: Rules> Kernel<R> {
@@ -67,7 +64,7 @@ impl<R: Rules> Kernel<R> {
         if opens {
             self.say_closed(now, ingress, packet);
         } else if packet.tcp.is_none_or(|tcp| tcp.flags & tcp_flags::RST == 0) {
-            self.say_not_mine(now, ingress, packet);
+            self.say_not_mine(ingress, packet);
         }
         Err(Reason::NoFlow)
     }
@@ -80,32 +77,24 @@ impl<R: Rules> Kernel<R> {
             Some(closed) => closed_record(&tuple, incarnation, &closed),
             None => {
                 let event = closed_record(&tuple, 0, &Answer::default());
-                EventRecord { counter: self.not_mine(now, packet).unwrap_or(0), ..event }
+                EventRecord { counter: self.not_mine(packet).unwrap_or(0), ..event }
             }
         };
         self.emit(EventRecord { peer: ingress, ..event });
     }
 
     /// An ingress believes that this flow is here.
-    fn say_not_mine(&mut self, now: Nanos, ingress: u16, packet: &Packet) {
-        let Some(counter) = self.not_mine(now, packet) else { return };
+    fn say_not_mine(&mut self, ingress: u16, packet: &Packet) {
+        let Some(counter) = self.not_mine(packet) else { return };
         let kind = EventKind::NotMine as u8;
         let tuple = *packet.tuple.padded();
         self.emit(EventRecord { kind, peer: ingress, counter, tuple, ..EventRecord::default() });
     }
 
     /// The counter with which it may be said that a five-tuple has no flow here: never while one is in the map, even if
-    /// its socket is gone, nor more often than [`NOT_MINE_INTERVAL`] allows.
-    fn not_mine(&mut self, now: Nanos, packet: &Packet) -> Option<u64> {
-        if self.flows.contains_key(&packet.tuple) {
-            return None;
-        }
-        let next = self.not_mine_at.max(now);
-        if next.since(now).0 >= NOT_MINE_INTERVAL.0 * NOT_MINE_BURST {
-            return None;
-        }
-        self.not_mine_at = next + NOT_MINE_INTERVAL;
-        Some(self.word.next_counter())
+    /// its socket is gone.
+    fn not_mine(&self, packet: &Packet) -> Option<u64> {
+        (!self.flows.contains_key(&packet.tuple)).then(|| self.word.next_counter())
     }
 
     /// A fragment (of an IPv4 datagram that was too big for the underlay, or one that came so): the stack puts it

@@ -1,6 +1,6 @@
 //! The reference model of the eBPF programs. Given the same maps, packet and time, program and model do the same:
 //! the same verdict, the same bytes, the same maps afterwards. (What the model lacks is the try-lock on a five-tuple,
-//! [`Reason::Busy`]: it has one thread.)
+//! [`Reason::Busy`]: it has one thread; and the limit on [`crate::EventKind::NotMine`]: its events are few.)
 
 mod close;
 mod configure;
@@ -109,7 +109,6 @@ pub struct Kernel<R: Rules> {
     former_boots: BTreeSet<(MemberId, BootId)>,
     windows: BTreeMap<WindowKey, crate::maps::Window>,
     egress_hosts: Vec<Egress>,
-    not_mine_at: Nanos,
     events: VecDeque<EventRecord>,
     counters: KernelCounters,
 }
@@ -156,7 +155,6 @@ impl<R: Rules> Kernel<R> {
             former_boots: BTreeSet::new(),
             windows: BTreeMap::new(),
             egress_hosts: Vec::new(),
-            not_mine_at: Nanos::ZERO,
             events: VecDeque::new(),
             counters: KernelCounters {
                 drops: [0; DROP_COUNTERS],

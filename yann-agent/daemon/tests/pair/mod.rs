@@ -268,6 +268,8 @@ impl Pair {
         let fresh = self.heartbeat == self.host.now;
         let beat = if fresh { real + 1_000_000_000 } else { at(self.heartbeat.0) };
         self.maps.heartbeat.set(0, &beat).unwrap();
+        // The model has no such limit.
+        self.maps.not_mine.clear(0).unwrap();
     }
 
     /// A packet that comes in.
@@ -320,6 +322,18 @@ impl Pair {
             Verdict::Drop(why) => Some(why),
             Verdict::Deliver(_) | Verdict::Pass | Verdict::Send { .. } | Verdict::Done => None,
         }
+    }
+
+    /// The same packet again and again, for the eBPF half only: how many events that makes.
+    pub(crate) fn flood(&mut self, packet: &[u8], times: usize) -> usize {
+        self.sync();
+        let frame = frame(packet);
+        let mut events = 0;
+        for _ in 0..times {
+            self.run("jlb_ingress", &frame);
+            events += usize::from(self.next_event().is_some());
+        }
+        events
     }
 
     fn run(&mut self, name: &'static str, frame: &[u8]) -> (u32, Vec<u8>) {
