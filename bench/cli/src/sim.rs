@@ -56,7 +56,8 @@ struct Sum {
     failed: Vec<Report>,
     virtual_seconds: f64,
     events: u64,
-    excused: u64,
+    written_off: u64,
+    faults: u64,
     amplification: u64,
     outcomes: [u64; Report::OUTCOMES.len()],
     hash: u64,
@@ -67,7 +68,8 @@ impl Sum {
         self.seeds += 1;
         self.virtual_seconds += report.virtual_time.as_secs_f64();
         self.events += report.events;
-        self.excused += report.excused;
+        self.written_off += report.written_off;
+        self.faults += report.faults;
         self.amplification = self.amplification.max(report.amplification);
         for (sum, n) in self.outcomes.iter_mut().zip(report.outcomes) {
             *sum += n;
@@ -130,15 +132,16 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let outcomes: Vec<String> = outcomes.map(|(name, n)| format!("{n} {name}")).collect();
     writeln!(
         out,
-        "{} seeds, {} with violations, {} events, {:.0} s of virtual time in {:.1} s; {}; {} flows excused, \
-         at most {} messages per packet, hash {:016x}",
+        "{} seeds, {} with violations, {} events, {} faults, {:.0} s of virtual time in {:.1} s; {}; \
+         {} backends written off, at most {} messages per packet, hash {:016x}",
         sum.seeds,
         sum.failed.len(),
         sum.events,
+        sum.faults,
         sum.virtual_seconds,
         began.elapsed().as_secs_f64(),
         outcomes.join(", "),
-        sum.excused,
+        sum.written_off,
         sum.amplification,
         sum.hash,
     )?;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jlb_map::Snapshot;
-use jlb_role::{FakeIo, Nanos, Reason, Report, Role, Without};
+use jlb_role::{Collect, FakeIo, Nanos, Reason, Report, Role, Without};
 use jlb_wire::{BootId, MemberId, Packet};
 use jlb_yann_core::{
     Agent, AgentConfig, AgentEvent, DEFAULT_UDP_IDLE, Kernel, KernelLimits, SWEEP_INTERVAL,
@@ -11,7 +11,7 @@ use jlb_yann_core::{
 use crate::plan::Bounds;
 use crate::script::Scripts;
 use crate::stack::{Met, Output, SocketEvent, Stack};
-use crate::worker::Worker;
+use crate::worker::{Life, Worker};
 
 /// How often the daemon says to its eBPF programs that it is there.
 const HEARTBEAT: Nanos = Nanos::from_millis(100);
@@ -27,6 +27,13 @@ pub(crate) struct Backend {
     /// When the daemon's next heartbeat or sweep is due.
     pub(crate) daemon_at: Nanos,
     next_sweep: Nanos,
+    /// The user half: a process that may die or hang while the kernel half goes on.
+    pub(crate) daemon: Life,
+    /// Starts of it, so that what was meant for a former one is told apart.
+    pub(crate) starts: u32,
+    id: MemberId,
+    word: Arc<Word>,
+    rules: Without,
 }
 
 /// What a host did with a packet, or of its own.
@@ -50,10 +57,10 @@ impl Backend {
         (rules, bounds): (Without, Bounds),
         (boot, seed): (BootId, u64),
         stack: Stack,
+        now: Nanos,
     ) -> Self {
         let word = Arc::new(Word::new(boot));
         let limits = KernelLimits { flows: bounds.flows, answers: bounds.remembered, events: 1024 };
-        let now = Nanos::ZERO;
         let kernel = Kernel::new(id, snapshot, limits, rules, Arc::clone(&word), now);
         let config = AgentConfig { id, seed, close_capacity: 1024 };
         let agent = Agent::new(config, Arc::clone(snapshot), rules, now, &word);
@@ -64,7 +71,25 @@ impl Backend {
             stack_at: None,
             daemon_at: now,
             next_sweep: now + SWEEP_INTERVAL,
+            daemon: Life::Up,
+            starts: 0,
+            id,
+            word,
+            rules,
         }
+    }
+
+    /// The daemon starts again: the kernel half, its maps and its word outlived it.
+    pub(crate) fn start_daemon(&mut self, now: Nanos, snapshot: &Arc<Snapshot>, seed: u64) {
+        self.kernel.configure(snapshot);
+        let config = AgentConfig { id: self.id, seed, close_capacity: 1024 };
+        let agent = Agent::new(config, Arc::clone(snapshot), self.rules, now, &*self.word);
+        self.agent = Worker::new(agent);
+        self.daemon = Life::Up;
+        self.starts += 1;
+        // It sweeps at once, for what ended while there was none.
+        self.next_sweep = now;
+        self.daemon_at = now;
     }
 
     /// A packet from the wire.
@@ -130,15 +155,28 @@ impl Backend {
 
     /// Hands the kernel half's events to the user half.
     pub(crate) fn publish(&mut self, now: Nanos, io: &mut FakeIo) {
+        if self.daemon != Life::Up {
+            return;
+        }
         while let Some(event) = self.kernel.pop_event() {
             self.agent.role.event(now, AgentEvent::Kernel(event), io);
         }
     }
 
-    /// What the daemon does with the user half's reports.
-    pub(crate) fn learn(&mut self, report: Report) {
-        if let Report::PeerBoot { member, boot, sequence } = report {
-            self.kernel.peer_boot(member, boot, sequence);
+    /// What the daemon does with the user half's reports. What it is to collect is given back.
+    pub(crate) fn learn(&mut self, report: Report) -> Option<Collect> {
+        match report {
+            Report::PeerBoot { member, boot, sequence } => {
+                self.kernel.peer_boot(member, boot, sequence);
+                None
+            }
+            Report::Collect(collect) => Some(collect),
+            Report::PeerAlive { .. }
+            | Report::PeerSuspect { .. }
+            | Report::ListMismatch { .. }
+            | Report::BackendDead { .. }
+            | Report::Warm(_)
+            | Report::WaitsFor { .. } => None,
         }
     }
 }

@@ -7,10 +7,8 @@ use jlb_wire::{FiveTuple, Protocol};
 
 use crate::bytes::{Segment, tcp_packet, udp_packet};
 use crate::script::{Ending, Script};
-use crate::tcp::{Connection, End, State};
+use crate::tcp::{Connection, End, Patience, State};
 
-/// A client that hears nothing for so long resets the connection.
-const CLIENT_PATIENCE: Nanos = Nanos::from_secs(12);
 /// How long a UDP client waits for answers after its last datagram.
 const UDP_PATIENCE: Nanos = Nanos::from_secs(2);
 
@@ -71,6 +69,8 @@ pub(crate) struct Client {
     pub(crate) corrupt: bool,
     /// The handshake was completed.
     pub(crate) established: bool,
+    pub(crate) patience: Patience,
+    server: Option<u32>,
     talk: Talk,
 }
 
@@ -91,6 +91,8 @@ impl Client {
             after_healing: false,
             corrupt: false,
             established: false,
+            patience: Patience::USUAL,
+            server: None,
             talk: Talk::Waiting,
         }
     }
@@ -102,6 +104,11 @@ impl Client {
         }
     }
 
+    /// The initial sequence number of the server that it is connected to, or was.
+    pub(crate) const fn server(&self) -> Option<u32> {
+        self.server
+    }
+
     pub(crate) const fn waiting(&self) -> bool {
         matches!(self.talk, Talk::Waiting)
     }
@@ -110,7 +117,7 @@ impl Client {
         match &self.talk {
             Talk::Waiting | Talk::Over(_) => None,
             Talk::Tcp { tcp, next_round, heard, .. } => {
-                [tcp.deadline(), *next_round, Some(*heard + CLIENT_PATIENCE)]
+                [tcp.deadline(), *next_round, Some(*heard + self.patience.client)]
                     .into_iter()
                     .flatten()
                     .min()
@@ -124,7 +131,7 @@ impl Client {
         match self.intent {
             Intent::Tcp { syn_data, .. } => {
                 let mut segments = Vec::new();
-                let tcp = Connection::connect(now, isn, syn_data, &mut segments);
+                let tcp = Connection::connect(now, (isn, syn_data), self.patience, &mut segments);
                 self.talk = Talk::Tcp { tcp, round: 0, next_round: None, heard: now };
                 self.emit(&segments, out);
             }
@@ -175,7 +182,7 @@ impl Client {
             Talk::Tcp { tcp, heard, .. } => {
                 let was = tcp.state;
                 tcp.on_time(now, &mut segments);
-                if now >= *heard + CLIENT_PATIENCE && tcp.end.is_none() {
+                if now >= *heard + self.patience.client && tcp.end.is_none() {
                     tcp.abort(&mut segments);
                 }
                 self.after(now, was, &mut segments);
@@ -210,6 +217,7 @@ impl Client {
         self.corrupt |= tcp.corrupt;
         if tcp.open() {
             self.established = true;
+            self.server = Some(tcp.irs);
             if *round == 0 {
                 *round = 1;
             }

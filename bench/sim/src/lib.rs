@@ -8,15 +8,14 @@
 //! | `plan` | draws all of that from the seed (swarm testing: each seed has its own kinds of trouble) |
 //! | `world` | the event queue's loop: links, ECMP, workers, hosts, clients; drives the roles under the contract of `jlb-role` |
 //! | `stack`, `tcp` | a backend's sockets and servers; one end of a TCP connection |
-//! | `check` | invariants 1, 3, 4 and 5 of the design's section 8, watched from outside at every step |
+//! | `check` | the invariants of the design's section 8, watched from outside at every step |
 //! | [`CANARIES`] | the rules that must not be switched off without a checker seeing it |
 //!
-//! **What is assumed.** Invariant 4 (no leak) leaves out a host that was sent all nine transmissions of a flow's Close
-//! and got none, or whose memory was too full to take any: until Refresh exists nothing else would tell it. Such flows
-//! are counted ([`Report::excused`]). Invariant 1 parts the incarnations of a datagram flow by its backend's Close, and
-//! lets late segments of a connection that is over go where its five-tuple went meanwhile. Clients give up a SYN after
-//! 7 s, within what agents remember; ISNs of one five-tuple rise. Members neither crash nor restart yet, and the list
-//! does not change.
+//! **What is assumed.** Invariant 1 parts the incarnations of a datagram flow by its backend's Close, or by its host
+//! having let go of it, and lets late segments of a connection that is over go where its five-tuple went meanwhile.
+//! Clients give up a SYN after 7 s, within what agents remember; ISNs of one five-tuple rise. Invariants 1 and 2 leave
+//! out the flows of a host that died, and of one that may rightly count as dead though it lives, since neither of two
+//! members heard it for 3 s; these are seen from outside and counted ([`Report::written_off`]).
 #![forbid(unsafe_code)]
 
 mod backend;

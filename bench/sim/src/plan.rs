@@ -1,25 +1,30 @@
 //! What one seed means: the shape of the cluster, its services, the weather, and what the clients do. Swarm testing:
 //! each seed also draws which kinds of trouble there are at all, so that rare kinds are not drowned by common ones.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use core::num::NonZeroU32;
+mod clients;
+mod cluster;
+mod drills;
+mod failover;
+mod weather;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jlb_flow::HashKey;
-use jlb_map::{
-    Addresses, Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, Policy, Prefix,
-    Problems, ReturnPath, Service, Snapshot, Spec, Underlay,
-};
+use jlb_map::{Family, Keys, Problems, Snapshot, Spec, Underlay};
 use jlb_role::Nanos;
-use jlb_wire::{Epoch, FiveTuple, MacKey, MacKeys, MemberId, Protocol};
+use jlb_wire::{Epoch, MacKey, MacKeys, MemberId};
 
-use crate::client::{Client, Intent};
+use crate::client::Client;
 use crate::fabric::Faults;
 use crate::random::Random;
-use crate::script::{Ending, Script};
-use crate::seen::{PACKET_KINDS, PacketKind};
 use crate::stack::Accepting;
+use crate::tcp::Patience;
+use clients::draw_clients;
+use cluster::{DrawnService, Families, members, prefixes};
+use weather::{draw_faults, draw_outside};
+
+pub(crate) use failover::{Fault, SPREAD};
 
 /// Everybody finds everybody, before anything goes wrong and the first client comes.
 pub(crate) const WARM: Nanos = Nanos::from_millis(500);
@@ -39,7 +44,21 @@ pub(crate) enum Expectation {
 
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// With everybody who is a member at any time: who has which address.
     pub(crate) snapshot: Arc<Snapshot>,
+    /// The lists that are in force one after the other.
+    pub(crate) lists: Vec<Arc<Snapshot>>,
+    /// What breaks, and when.
+    pub(crate) faults: Vec<(Nanos, Fault)>,
+    /// Who is so late with every list.
+    pub(crate) late: BTreeMap<u16, Nanos>,
+    /// Packets of former connections on the five-tuple of a client.
+    pub(crate) strays: Vec<(Nanos, usize)>,
+    /// There is more to go wrong than packets and servers.
+    pub(crate) failover: bool,
+    pub(crate) patience: Patience,
+    /// When next hops change, flows of the others keep theirs.
+    pub(crate) resilient: bool,
     /// Of each ingress host and tracker.
     pub(crate) workers: u8,
     /// Longest time from a packet's arrival to the poll that takes it.
@@ -76,6 +95,8 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn draw(seed: u64) -> Result<Self, Problems> {
         let mut r = Random::stream(seed, 1);
+        let mut fate = Random::stream(seed, 5);
+        let failover = fate.once_in(2);
         let ingress = r.between(1, 4) as u16;
         let trackers = r.between(2, 5) as u16;
         let backends = r.between(1, 8) as u16;
@@ -107,7 +128,8 @@ impl Plan {
             members: members(ingress, trackers, backends, families),
             services,
         };
-        let heal = WARM + Nanos::from_millis(r.between(1500, 4000));
+        let longer = if failover { fate.pick([0, 1500, 4000]) } else { 0 };
+        let heal = WARM + Nanos::from_millis(r.between(1500, 4000) + longer);
         let inside = draw_faults(&mut r);
         let outside = if r.once_in(2) { Faults::none() } else { draw_outside(&mut r) };
         let mut plan = Self {
@@ -129,8 +151,16 @@ impl Plan {
             expectations,
             deaf,
             ecmp_seed: r.next(),
-            snapshot: Snapshot::build(spec)?,
+            lists: Vec::new(),
+            faults: Vec::new(),
+            late: BTreeMap::new(),
+            strays: Vec::new(),
+            failover,
+            patience: if failover { Patience::LONG } else { Patience::USUAL },
+            resilient: fate.once_in(2),
+            snapshot: Snapshot::build(spec.clone())?,
         };
+        plan.lists.push(Arc::clone(&plan.snapshot));
         if r.once_in(3) {
             plan.draw_spoofs(&mut r);
         }
@@ -158,6 +188,12 @@ impl Plan {
                 ));
             }
         }
+        if failover {
+            plan.draw_failover(&mut fate, families, spec)?;
+        }
+        for client in &mut plan.clients {
+            client.patience = plan.patience;
+        }
         Ok(plan)
     }
 
@@ -169,6 +205,7 @@ impl Plan {
             && self.deaf_links.is_empty()
             && self.slow_links.is_empty()
             && self.restarts.is_empty()
+            && !self.failover
             && self.no_buffer == 0
     }
 
@@ -225,259 +262,5 @@ impl Bounds {
 
     pub(crate) fn tight(self) -> bool {
         self == Self::TIGHT
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Families {
-    v4: bool,
-    v6: bool,
-}
-
-impl Families {
-    fn draw(r: &mut Random) -> Self {
-        let (v4, v6) = r.pick([(true, false), (false, true), (true, true)]);
-        Self { v4, v6 }
-    }
-}
-
-fn prefixes() -> Vec<Prefix> {
-    let v4 = Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 16);
-    let v6 = Prefix::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 64);
-    [v4, v6].into_iter().flatten().collect()
-}
-
-fn members(ingress: u16, trackers: u16, backends: u16, families: Families) -> Vec<Member> {
-    let roles = [
-        (MemberRole::Ingress, ingress),
-        (MemberRole::FlowTracker, trackers),
-        (MemberRole::Backend, backends),
-    ];
-    let roles = roles.into_iter().flat_map(|(role, n)| (1..=n).map(move |i| (role, i)));
-    (1..)
-        .zip(roles)
-        .filter_map(|(id, (role, i))| {
-            let v4 = Ipv4Addr::new(10, 0, role as u8, i as u8);
-            let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, role as u16, i);
-            Some(Member {
-                id: MemberId::new(id)?,
-                name: format!("{role}-{i}"),
-                role,
-                addresses: Addresses {
-                    v4: families.v4.then_some(v4),
-                    v6: families.v6.then_some(v6),
-                },
-                drain: false,
-            })
-        })
-        .collect()
-}
-
-struct DrawnService {
-    service: Service,
-    accepting: Accepting,
-    expectation: Expectation,
-    deaf: Vec<MemberId>,
-}
-
-impl DrawnService {
-    /// Backends have the ids behind `before`.
-    fn draw(r: &mut Random, n: u16, before: u16, backends: u16) -> Self {
-        let protocol = r.pick([Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
-        let reject_ttl = r.below(4) as u8;
-        let on_exhausted = r.pick([OnExhausted::Force, OnExhausted::Reset, OnExhausted::Drop]);
-        // How this service's backends may refuse: not at all, by order, by load, or since nobody listens.
-        let trouble = r.below(6);
-        let mut entries = Vec::new();
-        let mut deaf = Vec::new();
-        let mut refusing = 0;
-        let mut limited = false;
-        for id in (1..=backends).filter_map(|i| MemberId::new(before + i)) {
-            let mut backend = Backend::new(id);
-            match trouble {
-                1 | 2 if r.once_in(2) => backend.admission = Admission::Refuse,
-                3 if r.once_in(2) => {
-                    backend.max_connections = NonZeroU32::new(1 + r.below(2) as u32);
-                }
-                4 if r.once_in(2) => deaf.push(id),
-                _ => {}
-            }
-            let refuses = backend.admission == Admission::Refuse || deaf.contains(&id);
-            refusing += u32::from(refuses);
-            limited |= backend.max_connections.is_some();
-            entries.push(backend);
-        }
-        let slow = trouble == 5 && protocol == Protocol::Tcp;
-        let accepting = if slow {
-            Accepting {
-                limit: 1 + r.below(3) as u32,
-                every: Nanos::from_millis(r.between(20, 300)),
-            }
-        } else {
-            Accepting { limit: 128, every: Nanos(10_000) }
-        };
-        let expectation = if refusing == u32::from(backends) {
-            Expectation::Refused
-        } else if limited || slow || refusing > u32::from(reject_ttl) {
-            Expectation::Either
-        } else {
-            Expectation::Admitted
-        };
-        let octet = 1 + n as u8;
-        let vips = match r.below(3) {
-            0 => vec![vip4(octet)],
-            1 => vec![vip6(n + 1)],
-            _ => vec![vip4(octet), vip6(n + 1)],
-        };
-        let service = Service {
-            name: format!("service-{n}"),
-            vips,
-            // The underlay's own port is a port like any other outside.
-            port: if r.once_in(8) { 6081 } else { 80 + n },
-            protocol,
-            backends: entries,
-            policy: Policy::Random,
-            reject_ttl,
-            on_exhausted,
-            return_path: r.pick([ReturnPath::Egress, ReturnPath::Egress, ReturnPath::Direct]),
-            admission: Admission::Accept,
-        };
-        Self { service, accepting, expectation, deaf }
-    }
-}
-
-fn vip4(n: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(203, 0, 113, n))
-}
-
-fn vip6(n: u16) -> IpAddr {
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, n))
-}
-
-/// The weather inside: each kind of trouble is there or not, and some of it hits one kind of packet only.
-fn draw_faults(r: &mut Random) -> Faults {
-    let mut f = Faults::none();
-    if r.once_in(5) {
-        return f;
-    }
-    // 30 ms: a chain takes longer than the retransmitter waits for it, so two trackers lead one.
-    f.delay = Nanos(r.pick([20_000, 200_000, 2_000_000, 30_000_000]));
-    f.jitter = Nanos(r.pick([10_000, 300_000, 3_000_000, 30_000_000]));
-    f.overtaking = r.once_in(2);
-    f.late = Nanos::from_millis(r.pick([1, 20, 100, 300, 2000]));
-    if r.once_in(2) {
-        f.loss = r.pick([1_000, 20_000, 100_000, 200_000]);
-    }
-    if r.once_in(2) {
-        f.duplicate = r.pick([1_000, 20_000, 200_000]);
-    }
-    if r.once_in(2) {
-        f.reorder = r.pick([1_000, 30_000, 300_000]);
-    }
-    if r.once_in(2) {
-        for _ in 0..r.between(1, 3) {
-            let kind = r.between(1, PACKET_KINDS as u64 - 1) as usize;
-            f.loss_of[kind] = r.pick([50_000, 200_000, 500_000]);
-        }
-    }
-    if r.once_in(2) {
-        for _ in 0..r.between(1, 3) {
-            f.late_of[r.between(1, PACKET_KINDS as u64 - 1) as usize] = 400_000;
-        }
-    }
-    // What wrong suspicions and two heads at once come from.
-    if r.once_in(3) {
-        f.loss_of[PacketKind::Body as usize] = r.pick([300_000, 600_000]);
-    }
-    if r.once_in(3) {
-        f.late_of[PacketKind::Open as usize] = 400_000;
-    }
-    if r.once_in(8) {
-        f.queue = r.pick([8, 32]);
-    }
-    f
-}
-
-/// The weather between clients and the cluster.
-fn draw_outside(r: &mut Random) -> Faults {
-    let mut f = Faults::none();
-    f.delay = Nanos(r.pick([50_000, 1_000_000, 20_000_000]));
-    f.jitter = Nanos(r.pick([10_000, 1_000_000, 10_000_000]));
-    f.overtaking = r.once_in(3);
-    f.late = Nanos::from_millis(r.pick([1, 20, 200]));
-    f.loss = r.pick([0, 10_000, 100_000]);
-    f.duplicate = r.pick([0, 10_000, 200_000]);
-    f.reorder = r.pick([0, 10_000, 200_000]);
-    f
-}
-
-fn draw_clients(r: &mut Random, services: &[Service], heal: Nanos) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for n in 0..r.between(4, 24) as u16 {
-        let start = r.time(WARM, heal);
-        let Some(mut client) = draw_client(r, services, n, start) else { continue };
-        clients.push(client);
-        // Port reuse: another connection from the same port, right after this one or a little later.
-        while r.once_in(3) && clients.len() < 40 {
-            let Some(previous) = clients.len().checked_sub(1) else { break };
-            let tuple = clients[previous].tuple;
-            let service = clients[previous].service;
-            let pause = Nanos(r.pick([10_000, 1_000_000, 100_000_000, 3_000_000_000]));
-            client = Client::new(tuple, draw_intent(r, tuple), service, pause, Some(previous));
-            clients.push(client);
-        }
-    }
-    for n in 0..services.len() as u16 {
-        let start = heal + HEALED + Nanos::from_millis(u64::from(n) * 7);
-        let Some(mut client) =
-            draw_client(r, &services[usize::from(n)..=usize::from(n)], 1000 + n, start)
-        else {
-            continue;
-        };
-        client.service = usize::from(n);
-        client.after_healing = true;
-        clients.push(client);
-    }
-    clients
-}
-
-fn draw_client(r: &mut Random, services: &[Service], n: u16, start: Nanos) -> Option<Client> {
-    let service = r.below(services.len() as u64) as usize;
-    let s = &services[service];
-    let vip = s.vips[r.below(s.vips.len() as u64) as usize];
-    let host = 1 + n % 3;
-    let address: IpAddr = if vip.is_ipv4() {
-        Ipv4Addr::new(198, 51, 100, host as u8).into()
-    } else {
-        Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, host).into()
-    };
-    let (client, vip) = (SocketAddr::new(address, 20_000 + n), SocketAddr::new(vip, s.port));
-    let tuple = FiveTuple::new(client, vip, s.protocol).ok()?;
-    Some(Client::new(tuple, draw_intent(r, tuple), service, start, None))
-}
-
-fn draw_intent(r: &mut Random, tuple: FiveTuple) -> Intent {
-    match tuple.protocol() {
-        Protocol::Tcp => draw_tcp(r),
-        Protocol::Udp => Intent::Udp {
-            datagrams: r.between(1, 8) as u32,
-            size: r.pick([1, 40, 256, 257, 900]),
-            every: Nanos(r.pick([10_000, 1_000_000, 50_000_000, 400_000_000])),
-        },
-    }
-}
-
-fn draw_tcp(r: &mut Random) -> Intent {
-    let ending =
-        r.pick([Ending::Client, Ending::Client, Ending::Server, Ending::Abort, Ending::Vanish]);
-    Intent::Tcp {
-        script: Script {
-            rounds: r.between(1, 4) as u32,
-            request: r.pick([1, 100, 3000]),
-            response: r.pick([1, 500, 6000]),
-            pause: Nanos(r.pick([100_000, 20_000_000, 700_000_000])),
-            ending,
-        },
-        syn_data: if r.once_in(6) { r.pick([10, 700]) } else { 0 },
     }
 }

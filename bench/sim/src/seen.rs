@@ -25,9 +25,15 @@ pub(crate) enum PacketKind {
     Plain = 9,
     /// Probe.
     Body = 10,
+    /// Refresh and Epoch.
+    Refresh = 11,
 }
 
-pub(crate) const PACKET_KINDS: usize = 11;
+pub(crate) const PACKET_KINDS: usize = 12;
+
+/// The body kind of Probe, and the flag of its answer.
+const PROBE: u8 = 1;
+const ANSWER: u16 = 1;
 
 pub(crate) const FORCE: u16 = 1;
 pub(crate) const INCUMBENT: u16 = 1 << 1;
@@ -55,6 +61,10 @@ pub(crate) struct Seen {
     pub(crate) dst: IpAddr,
     pub(crate) kind: PacketKind,
     pub(crate) word: Option<Word>,
+    /// Flags and epoch of a body, and the first two numbers of its payload.
+    body: Option<(u16, u32, u32, u32)>,
+    /// An answer to the Probe of this worker.
+    pub(crate) answers: Option<u8>,
     /// The client's or server's packet: the whole, or what is inside.
     pub(crate) packet: Option<Packet>,
 }
@@ -67,7 +77,14 @@ impl Seen {
             6 => (IpAddr::from(array::<16>(bytes, 24)?), 40, *bytes.get(6)? == 17),
             _ => return None,
         };
-        let mut seen = Self { dst, kind: PacketKind::Client, word: None, packet: None };
+        let mut seen = Self {
+            dst,
+            kind: PacketKind::Client,
+            word: None,
+            body: None,
+            answers: None,
+            packet: None,
+        };
         let geneve = l4 + 8;
         let between_members = snapshot.member_by_address(dst).is_some();
         if !between_members || !udp || be16(bytes, l4 + 2) != Some(snapshot.geneve_port()) {
@@ -76,7 +93,14 @@ impl Seen {
         }
         let inner = match (be16(bytes, geneve + 2)?, bytes.get(geneve)? & 0x3f) {
             (0x88b5, _) => {
-                seen.kind = PacketKind::Body;
+                let body = bytes.get(geneve + 8..)?;
+                let probe = *body.first()? == PROBE;
+                seen.kind = if probe { PacketKind::Body } else { PacketKind::Refresh };
+                seen.body =
+                    Some((be16(body, 2)?, be32(body, 4)?, be32(body, 40)?, be32(body, 44)?));
+                if probe && be16(body, 2)? & ANSWER != 0 {
+                    seen.answers = body.get(60).copied();
+                }
                 return Some(seen);
             }
             (_, 0) => {
@@ -132,6 +156,12 @@ impl Word {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.kind)?;
+        if let Some((flags, epoch, batch, batches)) = self.body {
+            write!(f, " flags={flags:x} epoch={epoch}")?;
+            if self.kind == PacketKind::Refresh {
+                write!(f, " batch={batch}/{batches}")?;
+            }
+        }
         if let Some(w) = self.word {
             write!(
                 f,
@@ -196,4 +226,8 @@ fn array<const N: usize>(b: &[u8], at: usize) -> Option<[u8; N]> {
 
 fn be16(b: &[u8], at: usize) -> Option<u16> {
     array::<2>(b, at).map(u16::from_be_bytes)
+}
+
+fn be32(b: &[u8], at: usize) -> Option<u32> {
+    array::<4>(b, at).map(u32::from_be_bytes)
 }

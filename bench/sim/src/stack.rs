@@ -12,10 +12,7 @@ use jlb_yann_core::{Listener, Sockets, TcpSocket};
 use crate::bytes::{Segment, tcp_packet, udp_packet};
 use crate::random::Random;
 use crate::script::{Ending, Scripts};
-use crate::tcp::{Connection, State, reset_for};
-
-/// A server that hears nothing for so long resets the connection: so vanished clients leave no socket behind.
-const SERVER_PATIENCE: Nanos = Nanos::from_secs(6);
+use crate::tcp::{Connection, End, Patience, State, reset_for};
 
 /// How a server takes connections off its accept queue.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +52,9 @@ pub(crate) enum SocketEvent {
 pub(crate) enum Met {
     /// A TCP socket that is neither listening nor in TIME_WAIT, of the connection with this client ISN.
     Socket { isn: u32 },
+    /// What is left of the connection with this client ISN (TIME_WAIT, or FIN-WAIT-2 without its application): it answers
+    /// with an acknowledgement, and nobody gets the bytes.
+    Remains { isn: u32 },
     /// No such socket.
     NoSocket,
     /// A UDP socket.
@@ -78,18 +78,23 @@ pub(crate) struct Stack {
     /// What is there again when the servers come back.
     stopped: (BTreeMap<SocketAddr, Accepting>, BTreeSet<SocketAddr>),
     random: Random,
+    patience: Patience,
+    /// Connections that the server's side ended, by five-tuple and ISN: it lost its patience, or its process.
+    pub(crate) gave_up: Vec<(FiveTuple, u32)>,
     /// A connection received bytes that its client did not send.
     pub(crate) corrupt: Option<FiveTuple>,
 }
 
 impl Stack {
-    pub(crate) fn new(random: Random) -> Self {
+    pub(crate) fn new(random: Random, patience: Patience) -> Self {
         Self {
             listeners: BTreeMap::new(),
             udp: BTreeSet::new(),
             connections: BTreeMap::new(),
             stopped: Default::default(),
             random,
+            patience,
+            gave_up: Vec::new(),
             corrupt: None,
         }
     }
@@ -136,6 +141,11 @@ impl Stack {
         self.udp.append(&mut udp);
     }
 
+    /// Whether it has a connection that this client ISN began, established or not.
+    pub(crate) fn holds(&self, tuple: &FiveTuple, isn: u32) -> bool {
+        self.connections.get(tuple).is_some_and(|s| s.tcp.irs == isn && !s.reported)
+    }
+
     /// Whether it has an open connection that this client ISN began.
     pub(crate) fn has(&self, tuple: &FiveTuple, isn: u32) -> bool {
         self.connections.get(tuple).is_some_and(|s| s.tcp.irs == isn && s.tcp.open() && !s.reported)
@@ -148,7 +158,7 @@ impl Stack {
 
     pub(crate) fn next_deadline(&self) -> Option<Nanos> {
         let of = |s: &Server| {
-            let patience = s.tcp.open().then_some(s.heard + SERVER_PATIENCE);
+            let patience = s.tcp.open().then_some(s.heard + self.patience.server);
             [s.tcp.deadline(), patience].into_iter().flatten().min()
         };
         let connections = self.connections.values().filter_map(of);
@@ -173,7 +183,8 @@ impl Stack {
             Segment { seq: tcp.seq, ack: tcp.ack, flags: tcp.flags, payload: payload.to_vec() };
         let met = match self.connections.get(&packet.tuple) {
             Some(s) if !s.reported => Met::Socket { isn: s.tcp.irs },
-            Some(_) | None => Met::NoSocket,
+            Some(s) => Met::Remains { isn: s.tcp.irs },
+            None => Met::NoSocket,
         };
         self.deliver_tcp(now, packet.tuple, &segment, out);
         self.run_applications(now, scripts, out);
@@ -207,7 +218,7 @@ impl Stack {
         } else if let Some(listener) = listener.filter(|_| opens) {
             if !full {
                 let iss = self.random.next() as u32;
-                let tcp = Connection::answer(now, iss, s.seq, &mut replies);
+                let tcp = Connection::answer(now, (iss, s.seq), self.patience, &mut replies);
                 listener.young += 1;
                 let server = Server { tcp, accepted: false, reported: false, heard: now };
                 self.connections.insert(tuple, server);
@@ -223,6 +234,10 @@ impl Stack {
         let Some(server) = self.connections.get_mut(&tuple) else { return };
         if server.tcp.corrupt {
             self.corrupt.get_or_insert(tuple);
+        }
+        let gave_up = matches!(server.tcp.end, Some(End::TimedOut | End::Aborted));
+        if gave_up && !server.reported {
+            self.gave_up.push((tuple, server.tcp.irs));
         }
         let young = server.tcp.state == State::SynReceived;
         if let Some(listener) = self.listeners.get_mut(&tuple.vip()).filter(|_| was_young && !young)
@@ -261,7 +276,7 @@ impl Stack {
             let mut replies = Vec::new();
             let young = server.tcp.state == State::SynReceived;
             server.tcp.on_time(now, &mut replies);
-            if server.tcp.open() && now >= server.heard + SERVER_PATIENCE {
+            if server.tcp.open() && now >= server.heard + self.patience.server {
                 server.tcp.abort(&mut replies);
             }
             self.settle(now, tuple, young, out);

@@ -11,13 +11,39 @@ use crate::bytes::Segment;
 const SYN_TIMEOUT: Nanos = Nanos::from_secs(1);
 /// Transmissions of a SYN before the client gives up, 7 s after the first one: within what agents remember (8 s).
 const SYN_TRIES: u8 = 3;
-/// Transmissions of a SYN-ACK before the request socket goes, without an event, 3 s after the first one.
-const SYN_ACK_TRIES: u8 = 2;
 /// Retransmission of data begins here and doubles up to its limit.
 const DATA_TIMEOUT: Nanos = Nanos::from_millis(200);
 const DATA_TIMEOUT_LIMIT: Nanos = Nanos(1_600_000_000);
-/// Transmissions of data without progress before an end gives up: about 11 s.
-const DATA_TRIES: u8 = 9;
+
+/// When an end of a connection gives up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Transmissions of a SYN-ACK before the request socket goes, without an event.
+    syn_ack_tries: u8,
+    /// Transmissions of data without progress.
+    data_tries: u8,
+    /// Time without a packet after which a client's application resets the connection.
+    pub(crate) client: Nanos,
+    /// And a server's: so vanished clients leave no socket behind.
+    pub(crate) server: Nanos,
+}
+
+impl Patience {
+    /// Request sockets 3 s, data 11 s.
+    pub(crate) const USUAL: Self = Self {
+        syn_ack_tries: 2,
+        data_tries: 9,
+        client: Nanos::from_secs(12),
+        server: Nanos::from_secs(6),
+    };
+    /// Longer than the faults of a run and what must be rebuilt after them: request sockets and data 15 s.
+    pub(crate) const LONG: Self = Self {
+        syn_ack_tries: 4,
+        data_tries: 12,
+        client: Nanos::from_secs(15),
+        server: Nanos::from_secs(15),
+    };
+}
 /// Short, so that runs are short: what matters is that the port is not free at once.
 pub(crate) const TIME_WAIT: Nanos = Nanos::from_secs(2);
 const MAX_SEGMENT: u32 = 1200;
@@ -60,6 +86,7 @@ pub(crate) struct Connection {
     pub(crate) received: u32,
     /// A data byte was not the one that the other side sent at that place.
     pub(crate) corrupt: bool,
+    patience: Patience,
     una: u32,
     nxt: u32,
     rcv_nxt: u32,
@@ -84,8 +111,13 @@ fn before(a: u32, b: u32) -> bool {
 
 impl Connection {
     /// A client's: sends its SYN.
-    pub(crate) fn connect(now: Nanos, iss: u32, syn_data: u32, out: &mut Vec<Segment>) -> Self {
-        let mut c = Self::new(State::SynSent, iss, 0);
+    pub(crate) fn connect(
+        now: Nanos,
+        (iss, syn_data): (u32, u32),
+        patience: Patience,
+        out: &mut Vec<Segment>,
+    ) -> Self {
+        let mut c = Self::new(State::SynSent, (iss, 0), patience);
         c.syn_data = syn_data;
         c.nxt = iss.wrapping_add(1);
         c.send_syn(out);
@@ -94,8 +126,13 @@ impl Connection {
     }
 
     /// A server's, for a SYN: sends its SYN-ACK.
-    pub(crate) fn answer(now: Nanos, iss: u32, syn: u32, out: &mut Vec<Segment>) -> Self {
-        let mut c = Self::new(State::SynReceived, iss, syn);
+    pub(crate) fn answer(
+        now: Nanos,
+        (iss, syn): (u32, u32),
+        patience: Patience,
+        out: &mut Vec<Segment>,
+    ) -> Self {
+        let mut c = Self::new(State::SynReceived, (iss, syn), patience);
         c.nxt = iss.wrapping_add(1);
         c.rcv_nxt = syn.wrapping_add(1);
         c.send_syn(out);
@@ -103,9 +140,10 @@ impl Connection {
         c
     }
 
-    fn new(state: State, iss: u32, irs: u32) -> Self {
+    const fn new(state: State, (iss, irs): (u32, u32), patience: Patience) -> Self {
         Self {
             state,
+            patience,
             end: None,
             iss,
             irs,
@@ -173,13 +211,13 @@ impl Connection {
         let limit = match self.state {
             State::TimeWait | State::Closed => return self.finish(End::Orderly),
             State::SynSent => SYN_TRIES,
-            State::SynReceived => SYN_ACK_TRIES,
+            State::SynReceived => self.patience.syn_ack_tries,
             State::Established
             | State::FinWait1
             | State::FinWait2
             | State::CloseWait
             | State::Closing
-            | State::LastAck => DATA_TRIES,
+            | State::LastAck => self.patience.data_tries,
         };
         if self.tries >= limit {
             return self.finish(End::TimedOut);
@@ -214,7 +252,9 @@ impl Connection {
     fn on_segment_in_syn_sent(&mut self, now: Nanos, s: &Segment, out: &mut Vec<Segment>) {
         let acceptable = s.flags & ACK != 0 && s.ack == self.nxt;
         if s.flags & RST != 0 {
-            if acceptable {
+            // It acknowledges the SYN, and data inside it or not (RFC 9293, 3.10.7.3).
+            let beyond = s.ack.wrapping_sub(self.nxt);
+            if s.flags & ACK != 0 && beyond <= self.syn_data {
                 self.finish(End::Reset);
             }
         } else if s.flags & ACK != 0 && !acceptable {
@@ -463,7 +503,12 @@ mod tests {
     impl Pair {
         fn new(lose: u64) -> Self {
             let mut to_server = Vec::new();
-            let client = Connection::connect(Nanos::ZERO, u32::MAX - 5, 0, &mut to_server);
+            let client = Connection::connect(
+                Nanos::ZERO,
+                (u32::MAX - 5, 0),
+                Patience::USUAL,
+                &mut to_server,
+            );
             Self {
                 now: Nanos::ZERO,
                 client,
@@ -488,8 +533,12 @@ mod tests {
                 match &mut self.server {
                     Some(server) => server.on_segment(self.now, &s, &mut self.to_client),
                     None => {
-                        self.server =
-                            Some(Connection::answer(self.now, 77, s.seq, &mut self.to_client));
+                        self.server = Some(Connection::answer(
+                            self.now,
+                            (77, s.seq),
+                            Patience::USUAL,
+                            &mut self.to_client,
+                        ));
                     }
                 }
             }
@@ -550,7 +599,7 @@ mod tests {
     #[test]
     fn a_reset_of_a_syn_is_believed_only_for_that_syn() {
         let mut out = Vec::new();
-        let mut client = Connection::connect(Nanos::ZERO, 100, 0, &mut out);
+        let mut client = Connection::connect(Nanos::ZERO, (100, 0), Patience::USUAL, &mut out);
         let mut reset = Segment { seq: 0, ack: 100, flags: RST | ACK, payload: Vec::new() };
         client.on_segment(Nanos::ZERO, &reset, &mut out);
         assert_eq!(client.end, None);

@@ -3,7 +3,18 @@ use std::collections::VecDeque;
 use jlb_role::{BURST, Burst, FakeBuf, FakeIo, Nanos, Role};
 
 /// Packets that wait for a worker's next poll at most: a NIC's queue.
-const RX_QUEUE: usize = 512;
+pub(crate) const RX_QUEUE: usize = 512;
+
+/// What becomes of a host or a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It runs.
+    Up,
+    /// It does nothing for a while; what reaches it queues up.
+    Hung,
+    /// It is not there.
+    Down,
+}
 
 /// One worker of a member, driven as a lcore would.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! What must always hold (design, section 8), watched from outside at every step: on the wire, at the stacks' doors, at
 //! the clients. Nothing here asks a role what it believes, except how much it holds.
 
-mod closes;
+mod durable;
 mod opens;
 mod order;
+mod silence;
 mod sticky;
 
 use core::fmt;
@@ -11,9 +12,10 @@ use core::fmt;
 use jlb_role::Nanos;
 use jlb_wire::FiveTuple;
 
-pub(crate) use closes::Closes;
+pub(crate) use durable::Durable;
 pub(crate) use opens::Opens;
 pub(crate) use order::Order;
+pub(crate) use silence::Silence;
 pub(crate) use sticky::Sticky;
 
 /// Violations kept of one run: the first is what counts, the rest is company.
@@ -24,6 +26,9 @@ const MOST: usize = 16;
 pub enum Invariant {
     /// 1: all packets of one incarnation of a flow that any host delivers to its stack are delivered on one backend.
     Stickiness,
+    /// 2: once a client can have seen a SYN-ACK, its connection lives as long as its backend's host, and goes on once
+    /// the faults have ended.
+    Durability,
     /// 3: every Open ends in Accept or as the service's `on_exhausted` says, within TTL + 1 tries and 1 s, else in a
     /// counted timeout; where nothing goes wrong, clients get what they came for.
     Termination,
@@ -45,6 +50,7 @@ impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stickiness => "stickiness (1)",
+            Self::Durability => "durability (2)",
             Self::Termination => "termination (3)",
             Self::NoLeak => "no leak (4)",
             Self::NoAmplification => "no amplification (5)",

@@ -61,11 +61,18 @@ impl Opens {
         self.traffic.entry(tuple).or_default().outside += 1;
     }
 
-    /// A member sent this. `candidates` is the service's TTL + 1.
+    /// An ingress died with all that it had under way.
+    pub(crate) fn died(&mut self, ingress: u16) {
+        self.young.retain(|&(host, _), _| host != ingress);
+        self.begun.remove(&ingress);
+        self.entries.retain(|entry, _| entry.ingress != ingress);
+    }
+
+    /// Member `from` sent this. `candidates` is the service's TTL + 1.
     pub(crate) fn sent(
         &mut self,
         now: Nanos,
-        seen: &Seen,
+        (from, seen): (u16, &Seen),
         tuple: FiveTuple,
         candidates: usize,
         found: &mut Found,
@@ -80,7 +87,7 @@ impl Opens {
             });
         }
         let Word { ingress, cookie, incarnation, .. } = word;
-        if seen.kind == PacketKind::Query && word.sender == ingress {
+        if seen.kind == PacketKind::Query && word.sender == ingress && from == ingress {
             // Its entry is a pending one, too.
             let life =
                 self.entries.entry(Entry { ingress, cookie, tuple, incarnation }).or_default();
@@ -101,6 +108,10 @@ impl Opens {
         }
         let life = self.entries.entry(Entry { ingress, cookie, tuple, incarnation }).or_default();
         if word.sender == ingress {
+            // A tracker may pass it on.
+            if from != ingress {
+                return;
+            }
             life.opens += 1;
             if life.opens == 1 {
                 self.young.entry((ingress, (cookie >> 28) as u8)).or_default().push_back(now);

@@ -22,6 +22,11 @@ struct Passed {
 }
 
 impl Order {
+    /// An ingress died with all that waited there.
+    pub(crate) fn died(&mut self, ingress: u16) {
+        self.flows.retain(|&(host, _), _| host != ingress);
+    }
+
     /// A client's packet came in.
     pub(crate) fn came(&mut self, ingress: u16, tuple: FiveTuple, hash: u64) {
         let waiting = &mut self.flows.entry((ingress, tuple)).or_default().waiting;

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jlb_role::Nanos;
 use jlb_wire::{FiveTuple, Packet, Protocol};
 
-use super::{Found, Invariant, Life};
+use super::{Found, Invariant, Life, Silence};
 use crate::stack::Met;
 
 /// Sequence numbers of one connection: more than any script sends.
@@ -15,8 +15,8 @@ const SPAN: u32 = 100_000;
 pub(crate) struct Sticky {
     /// ISNs by five-tuple, newest last.
     isns: BTreeMap<FiveTuple, Vec<u32>>,
-    /// Where an incarnation was delivered first.
-    homes: BTreeMap<Life, u16>,
+    /// Where an incarnation was delivered first, and when.
+    homes: BTreeMap<Life, (u16, Nanos)>,
     /// Incarnations whose backend has said that they are over.
     over: BTreeSet<Life>,
 }
@@ -41,16 +41,26 @@ impl Sticky {
             }
             // The next datagram begins another incarnation, wherever.
             Protocol::Udp => {
-                if self.homes.get(&Life { isn: 0, ..life }) == Some(&backend) {
+                if self.home(Life { isn: 0, ..life }) == Some(backend) {
                     self.homes.remove(&Life { isn: 0, ..life });
                 }
             }
         }
     }
 
+    /// A host died, and with it all incarnations that were at home there.
+    pub(crate) fn died(&mut self, backend: u16) {
+        self.homes.retain(|_, (home, _)| *home != backend);
+    }
+
     /// The backend where an incarnation was delivered first.
     pub(crate) fn home(&self, life: Life) -> Option<u16> {
-        self.homes.get(&life).copied()
+        self.homes.get(&life).map(|&(home, _)| home)
+    }
+
+    /// The incarnation of a TCP five-tuple with this very ISN.
+    pub(crate) fn life_at(&self, tuple: FiveTuple, isn: u32) -> Option<Life> {
+        self.isns.get(&tuple)?.contains(&isn).then_some(Life { tuple, isn })
     }
 
     /// Whose packet this is.
@@ -68,17 +78,17 @@ impl Sticky {
     fn has_successor(&self, life: Life, backend: u16) -> bool {
         let isns = self.isns.get(&life.tuple).map_or(&[][..], Vec::as_slice);
         let later = isns.iter().skip_while(|isn| **isn != life.isn).skip(1);
-        let mut homes = later.filter_map(|&isn| self.homes.get(&Life { isn, ..life }));
-        homes.any(|&home| home == backend)
+        let mut homes = later.filter_map(|&isn| self.home(Life { isn, ..life }));
+        homes.any(|home| home == backend)
     }
 
-    /// A host delivered a packet to its stack.
+    /// A host delivered a packet to its stack. `lives` tells whether a backend still has a flow of this five-tuple.
     pub(crate) fn delivered(
         &mut self,
         now: Nanos,
         backend: u16,
-        packet: &Packet,
-        met: Met,
+        (packet, met): (&Packet, Met),
+        (silence, lives): (&Silence, impl Fn(u16) -> bool),
         found: &mut Found,
     ) {
         let Some(life) = self.life_of(packet) else {
@@ -91,10 +101,24 @@ impl Sticky {
         if asks && matches!(met, Met::Socket { isn } if isn != life.isn) {
             return;
         }
-        let home = *self.homes.entry(life).or_insert(backend);
+        // Nor does another packet that meets what is left of another connection.
+        if !asks && matches!(met, Met::Remains { isn } if isn != life.isn) {
+            return;
+        }
+        let (mut home, mut at) = *self.homes.entry(life).or_insert((backend, now));
+        // A datagram flow that its host has let go of may begin anew elsewhere before the Close is on its way.
+        if packet.tcp.is_none() && home != backend && !lives(home) {
+            (home, at) = (backend, now);
+            self.homes.insert(life, (home, at));
+        }
+        if home != backend && silence.since(home, at) {
+            self.homes.insert(life, (backend, now));
+            return;
+        }
         // Once it is over, a late segment goes wherever its five-tuple belongs now, as on any host. A SYN does not:
         // it would begin again.
-        let late = !asks && self.over.contains(&life) && self.has_successor(life, backend);
+        let over = self.over.contains(&life) || !lives(home);
+        let late = !asks && over && self.has_successor(life, backend);
         if home != backend && !late {
             found.add(Invariant::Stickiness, now, || {
                 let Life { tuple, isn } = life;

@@ -75,7 +75,7 @@ impl<R: Rules> Kernel<R> {
         if control.receiver != self.me || !candidate {
             return Err(Reason::NotAddressee);
         }
-        if control.epoch.0 != self.host.epoch {
+        if control.epoch.0 != self.host.epoch && self.rules.on(Rule::OneEpoch) {
             return Err(Reason::WrongEpoch);
         }
         self.know(control.sender, control.boot)?;

@@ -1,0 +1,182 @@
+//! The members' part: when their workers poll and tick, and what becomes of what they do.
+
+use jlb_role::{FakeBuf, FakeIo, Nanos, PacketBuf, Role};
+
+use super::{Event, Node, World, name};
+use crate::check::{Found, Invariant};
+use crate::seen::Seen;
+use crate::worker::{Life, Worker};
+
+/// After a node hung it has so long to do what it missed.
+const CATCH_UP: Nanos = Nanos::from_millis(10);
+
+impl World {
+    /// Puts a packet before a worker, which polls a little later.
+    pub(super) fn enqueue(&mut self, node: u16, worker: u8, packet: FakeBuf) {
+        let delay = self.random.time(Nanos(1), self.plan.poll);
+        let at = self.now + delay;
+        let w = usize::from(worker);
+        let (room, polls_at) = match &mut self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => (workers[w].enqueue(packet), &mut workers[w].polls_at),
+            Node::Tracker(workers) => (workers[w].enqueue(packet), &mut workers[w].polls_at),
+            Node::Backend(b) => (b.agent.enqueue(packet), &mut b.agent.polls_at),
+        };
+        if polls_at.is_none() {
+            *polls_at = Some(at);
+            self.queue.push(at, Event::Poll { node, worker });
+        }
+        if !room {
+            self.trace.event(self.now, u64::from(node), &[], || "receive queue full".to_owned());
+        }
+    }
+
+    pub(super) fn poll(&mut self, node: u16, worker: u8) {
+        let (now, w) = (self.now, usize::from(worker));
+        let due = self.timers_of(node, worker).is_some_and(|(polls_at, _)| *polls_at == Some(now));
+        if !due || !self.runs(node) {
+            return;
+        }
+        self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let io = &mut self.io;
+        let (emptied, more) = match &mut self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => poll(&mut workers[w], now, io),
+            Node::Tracker(workers) => poll(&mut workers[w], now, io),
+            Node::Backend(b) => poll(&mut b.agent, now, io),
+        };
+        if !emptied {
+            self.found
+                .add(Invariant::Contract, now, || "a role left packets in its burst".to_owned());
+        }
+        if more {
+            let at = now + Nanos(1_000);
+            if let Some((polls_at, _)) = self.timers_of(node, worker) {
+                *polls_at = Some(at);
+            }
+            self.queue.push(at, Event::Poll { node, worker });
+        }
+        self.after_role(node, worker);
+    }
+
+    /// When a worker is polled and ticked next.
+    pub(super) fn timers_of(
+        &mut self,
+        node: u16,
+        worker: u8,
+    ) -> Option<(&mut Option<Nanos>, &mut Option<Nanos>)> {
+        let w = usize::from(worker);
+        match &mut self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => {
+                workers.get_mut(w).map(|w| (&mut w.polls_at, &mut w.ticks_at))
+            }
+            Node::Tracker(workers) => {
+                workers.get_mut(w).map(|w| (&mut w.polls_at, &mut w.ticks_at))
+            }
+            Node::Backend(b) => Some((&mut b.agent.polls_at, &mut b.agent.ticks_at)),
+        }
+    }
+
+    /// Whether the process of a node's workers runs: of a backend, its daemon.
+    fn runs(&self, node: u16) -> bool {
+        let process = match &self.nodes[usize::from(node)] {
+            Node::Backend(b) => b.daemon,
+            Node::Ingress(_) | Node::Tracker(_) => Life::Up,
+        };
+        self.life(node) == Life::Up && process == Life::Up
+    }
+
+    pub(super) fn tick(&mut self, node: u16, worker: u8) {
+        let (now, w) = (self.now, usize::from(worker));
+        if !self.runs(node) {
+            return;
+        }
+        self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let io = &mut self.io;
+        let due = match &mut self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => tick(&mut workers[w], now, io),
+            Node::Tracker(workers) => tick(&mut workers[w], now, io),
+            Node::Backend(b) => tick(&mut b.agent, now, io),
+        };
+        if due {
+            self.after_role(node, worker);
+        }
+    }
+
+    /// Carries out what a role asked for, and looks at what it holds.
+    pub(super) fn after_role(&mut self, node: u16, worker: u8) {
+        let mut io = core::mem::take(&mut self.io);
+        let mut collects = Vec::new();
+        let Self { plan, trace, nodes, .. } = self;
+        for (packet, why) in io.dropped.drain(..) {
+            trace.event(self.now, u64::from(node), packet.bytes(), || {
+                let seen = Seen::parse(packet.bytes(), &plan.snapshot);
+                let shown = seen.map_or_else(String::new, |s| s.to_string());
+                format!("{} drops {} {shown}", name(plan, node), why.label())
+            });
+        }
+        for report in io.reports.drain(..) {
+            trace.event(self.now, u64::from(node), &[], || {
+                format!("{} reports {report:?}", name(plan, node))
+            });
+            if let Node::Backend(b) = &mut nodes[usize::from(node)] {
+                collects.extend(b.learn(report));
+            }
+        }
+        for collect in collects {
+            self.order(node, collect);
+        }
+        for (packet, to) in io.handed.drain(..) {
+            if to.0 < self.workers(node) && to.0 != worker {
+                self.enqueue(node, to.0, packet);
+            } else {
+                self.found.add(Invariant::Contract, self.now, || format!("handed over to {to:?}"));
+            }
+        }
+        for (packet, _) in io.sent.drain(..) {
+            self.transmit(node, packet);
+        }
+        self.io = io;
+        if let Node::Ingress(workers) = &self.nodes[usize::from(node)] {
+            let held = workers[usize::from(worker)].role.waiting().0;
+            // What is overdue after it hung, its next ticks end.
+            let resumed = self.status[usize::from(node)].resumed;
+            let late = resumed.is_some_and(|at| self.now.since(at) < CATCH_UP);
+            let found = if self.plan.short_of_buffers || late {
+                &mut Found::default()
+            } else {
+                &mut self.found
+            };
+            self.opens.holds(self.now, (node + 1, worker), held, found);
+        }
+        self.reschedule(node, worker);
+    }
+
+    pub(super) fn reschedule(&mut self, node: u16, worker: u8) {
+        let (now, w) = (self.now, usize::from(worker));
+        let (next, ticks_at) = match &mut self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
+            Node::Tracker(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
+            Node::Backend(b) => (b.agent.next_tick(now), &mut b.agent.ticks_at),
+        };
+        if let Some(next) = next
+            && ticks_at.is_none_or(|at| next < at)
+        {
+            *ticks_at = Some(next);
+            self.queue.push(next, Event::Tick { node, worker });
+        }
+    }
+}
+
+fn poll<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> (bool, bool) {
+    w.polls_at = None;
+    (w.poll(now, io), w.has_work())
+}
+
+/// Ticks when it is due; `false` for a tick that an earlier one made needless.
+fn tick<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> bool {
+    let due = w.ticks_at == Some(now);
+    if due {
+        w.ticks_at = None;
+        w.tick(now, io);
+    }
+    due
+}
