@@ -176,7 +176,8 @@ impl Backend {
             | Report::ListMismatch { .. }
             | Report::BackendDead { .. }
             | Report::Warm(_)
-            | Report::WaitsFor { .. } => None,
+            | Report::WaitsFor { .. }
+            | Report::MayLeave => None,
         }
     }
 }
