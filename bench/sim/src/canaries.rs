@@ -31,16 +31,16 @@ pub const fn catch_of(rule: Rule) -> Catch {
         | Rule::Tombstones
         | Rule::RejectTtl
         | Rule::FlushInOrder
-        | Rule::FreeQueue => Catch::Within { first: 0, seeds: 20 },
+        | Rule::FreeQueue
+        | Rule::NotMine => Catch::Within { first: 0, seeds: 20 },
         Rule::PendingNeverExpires => Catch::Within { first: 190, seeds: 20 },
-        Rule::SplitVotes => Catch::Within { first: 170, seeds: 20 },
+        Rule::SplitVotes => Catch::Within { first: 100, seeds: 20 },
         Rule::RefusalIsVoted => Catch::Within { first: 120, seeds: 20 },
-        Rule::NotMine => Catch::Within { first: 0, seeds: 20 },
         Rule::Cold => Catch::Within { first: 0, seeds: 30 },
         Rule::TwoUnknown | Rule::UnknownByNonce => Catch::Within { first: 50, seeds: 30 },
         Rule::MarkersByWord => Catch::Within { first: 130, seeds: 30 },
         Rule::TwoWitnesses => Catch::Within { first: 170, seeds: 10 },
-        Rule::MarkerFence => Catch::NotYet("no drill of it has met its worst moment"),
+        Rule::MarkerFence => Catch::Within { first: 270, seeds: 10 },
         Rule::OneEpoch => Catch::NotYet(
             "each joiner has every marker of its epoch before it is warm, and the flow's voters are asked beside it; the \
              drill `two_epochs` has not met the moment at which both that answer first know nothing",
