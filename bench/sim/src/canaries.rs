@@ -33,7 +33,7 @@ pub const fn catch_of(rule: Rule) -> Catch {
         | Rule::FlushInOrder
         | Rule::FreeQueue
         | Rule::NotMine => Catch::Within { first: 0, seeds: 20 },
-        Rule::PendingNeverExpires => Catch::Within { first: 190, seeds: 20 },
+        Rule::PendingNeverExpires => Catch::Within { first: 10, seeds: 20 },
         Rule::SplitVotes => Catch::Within { first: 100, seeds: 20 },
         Rule::RefusalIsVoted => Catch::Within { first: 120, seeds: 20 },
         Rule::Cold => Catch::Within { first: 0, seeds: 30 },
