@@ -71,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) deaf_links: BTreeSet<(u16, u16)>,
     /// Links between members, one way, that take so much longer.
     pub(crate) slow_links: BTreeMap<(u16, u16), Nanos>,
+    /// Opens for backends come up to so much later.
+    pub(crate) late_votes: Nanos,
     /// Server processes that restart: when, on which member of the list, for how long it is away.
     pub(crate) restarts: Vec<(Nanos, u16, Nanos)>,
     /// How much everybody may hold.
@@ -140,6 +142,7 @@ impl Plan {
             bad_links: BTreeMap::new(),
             deaf_links: BTreeSet::new(),
             slow_links: BTreeMap::new(),
+            late_votes: Nanos::ZERO,
             restarts: Vec::new(),
             bounds: if r.once_in(6) { Bounds::TIGHT } else { Bounds::AMPLE },
             no_buffer: if r.once_in(6) { r.pick([1_000, 30_000]) } else { 0 },

@@ -391,6 +391,7 @@ impl World {
                 self.plan.bad_links.clear();
                 self.plan.deaf_links.clear();
                 self.plan.slow_links.clear();
+                self.plan.late_votes = Nanos::ZERO;
                 self.plan.no_buffer = 0;
                 self.trace.event(now, 0, &[], || "healed".to_owned());
             }

@@ -85,8 +85,9 @@ impl Plan {
     /// All trackers start anew, and Opens that they sent before come to the backends after their end markers.
     fn votes_of_the_dead(&mut self, r: &mut Random, cast: &Cast) {
         self.long_clients(r, (MOMENT - ms(120), MOMENT));
-        self.inside.late = ms(r.pick([600, 2000]));
-        self.inside.late_of[PacketKind::Open as usize] = 600_000;
+        self.late_votes = ms(r.pick([600, 1500]));
+        // They must not choose as they did before.
+        self.ecmp_seed |= 1;
         for &node in &cast.trackers {
             let at = MOMENT + r.time(Nanos::ZERO, ms(10));
             self.faults.push((at, Fault::Crash { node, away: ms(1) }));

@@ -1,6 +1,6 @@
 //! The network's part: who gets a packet, what happens to it on the way, and what it says to the checkers.
 
-use jlb_role::{FakeBuf, PacketBuf};
+use jlb_role::{FakeBuf, Nanos, PacketBuf};
 
 use super::{CLIENTS, Event, Node, World, name};
 use crate::backend::parsed;
@@ -36,7 +36,11 @@ impl World {
         let cut = self.cuts.get(&(from, to)).is_some_and(|&cuts| cuts > 0);
         let bad = if deaf || cut { 1_000_000 } else { bad };
         let [first, second] = self.fabric.send(now, (from, to), (seen.kind, bad), faults);
-        let more = plan.slow_links.get(&(from, to)).copied().unwrap_or_default();
+        let mut more = plan.slow_links.get(&(from, to)).copied().unwrap_or_default();
+        let backend = matches!(self.nodes.get(usize::from(to)), Some(Node::Backend(_)));
+        if backend && seen.kind == PacketKind::Open && plan.late_votes > Nanos::ZERO {
+            more = more + self.fate.time(Nanos::ZERO, plan.late_votes);
+        }
         let [first, second] = [first, second].map(|at| at.map(|at| at + more));
         trace.event(now, u64::from(from) << 16 | u64::from(to), bytes, || {
             let fate = match (first, second) {
