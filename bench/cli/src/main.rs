@@ -1,6 +1,7 @@
-//! `jlb-bench`: the simulator, from the command line.
+//! `jlb-bench`: the simulator and the model checker, from the command line.
 #![forbid(unsafe_code)]
 
+mod model;
 mod sim;
 
 use std::process::ExitCode;
@@ -22,11 +23,14 @@ struct Arguments {
 enum Command {
     /// Run the daemons' state machines in virtual time, with checkers that watch them.
     Sim(sim::Arguments),
+    /// Search all that the protocol's rules allow, in small configurations.
+    Model(model::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::try_parse() {
         Ok(Arguments { command: Command::Sim(arguments) }) => sim::main(&arguments),
+        Ok(Arguments { command: Command::Model(arguments) }) => model::main(&arguments),
         Err(error) => {
             // A closed pipe is no reason to say more.
             let _ = error.print();
