@@ -13,7 +13,7 @@ pub(crate) struct Arguments {
     /// Switch a rule of the protocol off; may be said more than once. What is then found is the reason for the rule.
     #[arg(long, value_parser = switch)]
     without: Vec<Switch>,
-    /// Stop a configuration after so many steps, seen before or not; it is then not complete.
+    /// Stop each configuration after so many steps, seen before or not, instead of at its own bound. Not complete then.
     #[arg(long)]
     states: Option<usize>,
     /// Say what there is, and search nothing.
@@ -67,7 +67,7 @@ fn check(arguments: &Arguments) -> io::Result<bool> {
     let (mut complete, mut violations, mut states) = (0, 0, 0);
     for config in chosen {
         writeln!(progress, "{}: {} …", config.name, config.about)?;
-        let outcome = search(config, kept, arguments.states);
+        let outcome = search(config, kept, arguments.states.or(config.bound));
         states += outcome.states;
         complete += usize::from(outcome.complete);
         let how = match &outcome.finding {

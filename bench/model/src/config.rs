@@ -47,11 +47,16 @@ pub struct Config {
     pub lonely: usize,
     /// Agents, too, take the sole owner for dead.
     pub silence: bool,
+    /// Where its search stops unless told otherwise: steps, seen before or not. None: at its end.
+    pub bound: Option<usize>,
     /// Markers are received as they are made. (Other configurations have them late.)
     pub prompt: bool,
     /// Of fences.
     pub notices: Notices,
 }
+
+/// Some minutes' worth of steps.
+const MINUTES: Option<usize> = Some(30_000_000);
 
 /// Nothing but opening a flow.
 const OPENING: Config = Config {
@@ -68,6 +73,7 @@ const OPENING: Config = Config {
     fences: 0,
     lonely: 1,
     silence: false,
+    bound: None,
     prompt: false,
     notices: Notices::Timely,
 };
@@ -184,6 +190,7 @@ pub const CONFIGS: &[Config] = &[
         closes: true,
         queries: false,
         change: Some(JOINS),
+        bound: MINUTES,
         ..OPENING
     },
     SOLE,
@@ -213,6 +220,7 @@ pub const CONFIGS: &[Config] = &[
         fences: 2,
         lonely: 2,
         notices: Notices::Lossy,
+        bound: MINUTES,
         ..SOLE
     },
 ];
