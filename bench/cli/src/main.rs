@@ -1,7 +1,8 @@
-//! `jlb-bench`: the simulator and the benches, from the command line.
+//! `jlb-bench`: the simulator, the model checker and the benches, from the command line.
 #![forbid(unsafe_code)]
 
 mod disrupt;
+mod model;
 mod sim;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ enum Command {
     Disrupt(disrupt::Arguments),
     /// The server of `disrupt`, which it starts on its backends.
     DisruptServer(disrupt::ServerArguments),
+    /// Search all that the protocol's rules allow, in small configurations.
+    Model(model::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
             Command::Sim(arguments) => sim::main(&arguments),
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
+            Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {
             // A closed pipe is no reason to say more.

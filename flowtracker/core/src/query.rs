@@ -1,10 +1,10 @@
 //! Query: where does this flow live? And what comes to a tracker that does not own the flow any more.
 
 use jlb_map::Trio;
-use jlb_role::{Io, Nanos, PacketBuf, Reason, Rules};
+use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
 use jlb_wire::{Flags, Incarnation, MemberId, Protocol, proves_over};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Tombstone};
 use crate::tracker::{Message, Tracker};
 
 /// A pending entry that somebody asks for is driven again, but not more often than this.
@@ -46,8 +46,15 @@ impl<R: Rules> Tracker<R> {
         if !trio.contains(self.peers.me()) {
             return self.pass_on(message, trio, io);
         }
-        if self.is_disproved(&message) {
-            self.store.remove(&message.flow);
+        if let Some(over) = self.disproved(&message) {
+            let protocol = message.tuple.protocol();
+            // As its Close would: what is still under way of that incarnation must not begin it anew elsewhere. Without
+            // room for that the entry stays, and the ingress asks again. (A datagram flow's tombstone would lead the next
+            // datagram to where it is not.)
+            let leaves_tombstone = protocol == Protocol::Tcp && self.rules.on(Rule::Tombstones);
+            if !leaves_tombstone || self.store.bury(now, &message.flow, protocol, over).is_ok() {
+                self.store.remove(&message.flow);
+            }
         }
         let whereabouts = self.whereabouts(now, &message, io);
         self.send_state(message, whereabouts, io);
@@ -74,15 +81,19 @@ impl<R: Rules> Tracker<R> {
         }
     }
 
-    /// Whether the backend of the flow's entry says that it has no such flow, later than it said that it had.
-    fn is_disproved<B>(&self, message: &Message<B>) -> bool {
+    /// What is over: the backend of the flow's entry says that it has no such flow, later than it said that it had.
+    fn disproved<B>(&self, message: &Message<B>) -> Option<Tombstone> {
         match self.store.entry(&message.flow) {
-            Some(Entry::Established { backend, boot, counter, .. }) => {
-                message.control.backend == Some(backend)
+            Some(Entry::Established { backend, boot, counter, incarnation, .. })
+                if message.control.backend == Some(backend)
                     && self.peers.boot(backend) == Some(boot)
-                    && proves_over(message.control.word_b, boot, counter)
+                    && proves_over(message.control.word_b, boot, counter) =>
+            {
+                Some(Tombstone { backend, boot, incarnation })
             }
-            Some(Entry::Pending(_) | Entry::Closing { .. }) | None => false,
+            Some(Entry::Established { .. } | Entry::Pending(_) | Entry::Closing { .. }) | None => {
+                None
+            }
         }
     }
 
