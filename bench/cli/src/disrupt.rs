@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jlb_disrupt::load::Live;
-use jlb_disrupt::{Error, FAULTS, Options, Progress, find, run, server};
+use jlb_disrupt::{BEFORE, Error, FAULTS, Options, Progress, find, run, server};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::USAGE;
@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// How long the fault lasts, in place of its own time.
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u32>,
+    /// First cut the ingress hosts off from the flow trackers: connections that move must break then, and be seen to.
+    #[arg(long)]
+    cannot_ask: bool,
     /// The lab's name.
     #[arg(long, default_value = "disrupt", value_name = "NAME")]
     lab: String,
@@ -73,15 +76,18 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
     let interrupted = Arc::new(AtomicBool::new(false));
     let mut terminal = Terminal { live: io::stderr().is_terminal(), shown: false };
     let options = Options {
-        fault: arguments.fault.unwrap_or_default().to_owned(),
         connections: arguments.connections,
         times: arguments.times,
+        before: BEFORE,
         lasts: arguments.seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        cannot_ask: arguments.cannot_ask,
         lab: arguments.lab.clone(),
     };
     let outcome = catch_signals(interrupted.clone())
         .map_err(|source| Error::Io { what: "signals".to_owned(), source })
-        .and_then(|()| run(&options, &mut terminal, &interrupted));
+        .and_then(|()| {
+            run(arguments.fault.unwrap_or_default(), &options, &mut terminal, &interrupted)
+        });
     match outcome {
         Ok(outcome) => {
             terminal.say(&outcome.to_string());
@@ -119,10 +125,8 @@ pub(crate) fn serve(arguments: &ServerArguments) -> ExitCode {
 fn list() -> ExitCode {
     let mut out = io::stdout().lock();
     for fault in FAULTS {
-        let needs = fault.needs().map(|what| format!(" (not yet: needs {what})"));
-        let needs = needs.unwrap_or_default();
         // A reader that has seen enough is no failure.
-        if writeln!(out, "{:<24} {}{needs}", fault.name, fault.about).is_err() {
+        if writeln!(out, "{:<24} {}", fault.name, fault.about).is_err() {
             break;
         }
     }

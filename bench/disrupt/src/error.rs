@@ -8,14 +8,6 @@ pub enum Error {
     /// No fault of that name.
     #[error("there is no fault {0:?}; see jlb-bench disrupt --list")]
     NoFault(String),
-    /// A fault whose parts are not in this version.
-    #[error("fault {fault} needs {needs}, which this version does not have")]
-    Needs {
-        /// The fault.
-        fault: &'static str,
-        /// What is missing.
-        needs: &'static str,
-    },
     /// A number out of bounds.
     #[error("{what} = {value} is out of bounds: {min} to {max}")]
     OutOfBounds {

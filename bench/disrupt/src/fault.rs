@@ -1,6 +1,7 @@
 //! The faults, by name: one function each.
 
 mod backend;
+mod etcd;
 mod flood;
 mod host;
 mod ingress;
@@ -26,38 +27,25 @@ pub struct Fault {
     pub about: &'static str,
     /// Changes the lab that is raised for it.
     pub(crate) config: fn(&mut LabConfig),
-    pub(crate) how: How,
-}
-
-pub(crate) type Inject = fn(&mut Scene<'_>) -> Result<(), Error>;
-
-/// How a fault is made.
-pub(crate) enum How {
     /// Injects it, looks whether it took hold, lets the traffic run, and mends what its line says is mended.
-    Run(Inject),
-    /// Not in this version, which lacks what it needs.
-    Needs(&'static str),
+    pub(crate) run: fn(&mut Scene<'_>) -> Result<(), Error>,
 }
 
-const fn fault(name: &'static str, about: &'static str, run: Inject) -> Fault {
-    Fault { name, about, config: |_| (), how: How::Run(run) }
+const fn fault(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Scene<'_>) -> Result<(), Error>,
+) -> Fault {
+    Fault { name, about, config: |_| (), run }
 }
 
-const fn needs(name: &'static str, about: &'static str, needs: &'static str) -> Fault {
-    Fault { name, about, config: |_| (), how: How::Needs(needs) }
-}
-
-/// What the faults of etcd wait for.
-const ETCD: &str = "membership in etcd";
-
-impl Fault {
-    /// What this version lacks for it.
-    pub fn needs(&self) -> Option<&'static str> {
-        match self.how {
-            How::Run(_) => None,
-            How::Needs(what) => Some(what),
-        }
-    }
+/// Three servers of etcd: one may be lost.
+const fn of_etcd(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Scene<'_>) -> Result<(), Error>,
+) -> Fault {
+    Fault { config: |config| config.etcd = 3, ..fault(name, about, run) }
 }
 
 /// Leaves a host out of the member list at first.
@@ -173,9 +161,17 @@ pub const FAULTS: &[Fault] = &[
         "a backend dies: its cable is cut, and everything on it killed",
         backend::kill,
     ),
-    needs("etcd-stop", "etcd is stopped for 60 s", ETCD),
-    needs("etcd-leader-ingress", "etcd's leader and an ingress host are killed together", ETCD),
-    needs("etcd-restore", "etcd is wiped and restored from an older backup", ETCD),
+    of_etcd("etcd-stop", "all servers of etcd are gone for 60 s", etcd::stop),
+    of_etcd(
+        "etcd-leader-ingress",
+        "etcd's leader and an ingress host are killed together",
+        etcd::leader_and_ingress,
+    ),
+    of_etcd(
+        "etcd-restore",
+        "etcd is wiped and restored from an older backup, then mended",
+        etcd::restore,
+    ),
     fault("agent-kill", "an agent's daemon is killed, and starts again", backend::agent_kill),
     fault("rolling", "every daemon is stopped and started, one after the other", host::rolling),
     fault(

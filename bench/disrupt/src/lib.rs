@@ -36,4 +36,4 @@ pub use error::Error;
 pub use fault::{FAULTS, Fault, find};
 pub use outcome::{Details, Happened, Outcome};
 pub use progress::Progress;
-pub use run::{Options, run};
+pub use run::{BEFORE, Options, run, run_in_turn};

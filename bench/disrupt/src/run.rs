@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use jlb_lab::fault::Fault as LabFault;
 use jlb_lab::{Jlb, LabConfig};
 
 use crate::error::Error;
-use crate::fault::{self, Fault, How, Inject};
+use crate::fault::{self, Fault};
 use crate::load::{Load, Phase};
 use crate::outcome::{Happened, Outcome};
 use crate::progress::Progress;
@@ -25,52 +26,45 @@ const MOST_TIMES: u32 = 1000;
 const OPENING: Duration = Duration::from_secs(20);
 /// After the last connection was opened, before usual waits are measured.
 const SETTLING: Duration = Duration::from_secs(1);
-/// Usual waits are measured so long.
-const BEFORE: Duration = Duration::from_secs(5);
+/// Usual waits are measured so long, if nothing else is asked for.
+pub const BEFORE: Duration = Duration::from_secs(5);
 /// What is stalled while connections are opened and measured.
 const FIRST_LIMIT: Duration = Duration::from_millis(200);
 
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A name of [`crate::FAULTS`].
-    pub fault: String,
     /// Long connections to hold.
     pub connections: u32,
     /// How often, each time in a new lab.
     pub times: u32,
+    /// How long usual waits are measured.
+    pub before: Duration,
     /// How long the fault lasts, in place of its own time.
     pub lasts: Option<Duration>,
+    /// First cuts the ingress hosts off from the flow trackers, so that they cannot ask whose a packet is: what moves then
+    /// must break, which shows that breaking is seen.
+    pub cannot_ask: bool,
     /// The lab's name.
     pub lab: String,
 }
 
-/// Does it, and judges. Ends soon with [`Error::Interrupted`] once `interrupted` is set.
+/// Makes a fault, a name of [`crate::FAULTS`], and judges. Ends soon with [`Error::Interrupted`] once `interrupted` is set.
 ///
 /// # Errors
-/// When there is no result: the lab could not be raised, a connection not be opened, a part is missing.
+/// When there is no result: the lab could not be raised, a connection not be opened.
 pub fn run(
+    fault: &str,
     options: &Options,
     progress: &mut dyn Progress,
     interrupted: &AtomicBool,
 ) -> Result<Outcome, Error> {
-    let fault = fault::find(&options.fault)?;
-    let bounds = [
-        ("--connections", options.connections, FEWEST, MOST),
-        ("--times", options.times, 1, MOST_TIMES),
-    ];
-    for (what, value, min, max) in bounds {
-        if !(min..=max).contains(&value) {
-            return Err(Error::OutOfBounds { what, value, min, max });
-        }
-    }
-    let inject = match fault.how {
-        How::Run(inject) => inject,
-        How::Needs(needs) => return Err(Error::Needs { fault: fault.name, needs }),
-    };
+    let fault = fault::find(fault)?;
+    check(options)?;
     let mut sum: Option<Outcome> = None;
     for time in 1..=options.times {
-        let outcome = once(fault, inject, options, progress, interrupted)?;
+        let mut site = raise(&[fault], options, progress)?;
+        let outcome = once(fault, options, &mut site, progress, interrupted)?;
         if options.times > 1 {
             progress.say(&format!("time {time} of {}: {outcome}", options.times));
         }
@@ -82,22 +76,65 @@ pub fn run(
     sum.ok_or(Error::LoadEnded)
 }
 
-fn once(
-    fault: &'static Fault,
-    inject: Inject,
+/// Makes several faults one after the other in one lab, each with connections of its own, and hands out each outcome. The
+/// site is mended between them; members that a fault has added or removed stay so, and of `backend-kill` it does not
+/// recover. [`Options::times`] does not count.
+///
+/// # Errors
+/// As [`run()`], and when the site does not become whole again after a fault.
+pub fn run_in_turn(
+    faults: &[&str],
     options: &Options,
     progress: &mut dyn Progress,
     interrupted: &AtomicBool,
-) -> Result<Outcome, Error> {
+    judge: &mut dyn FnMut(Outcome),
+) -> Result<(), Error> {
+    let faults = faults.iter().map(|name| fault::find(name)).collect::<Result<Vec<_>, _>>()?;
+    check(options)?;
+    let mut site = raise(&faults, options, progress)?;
+    for (n, fault) in faults.into_iter().enumerate() {
+        if n > 0 {
+            site.mend()?;
+        }
+        judge(once(fault, options, &mut site, progress, interrupted)?);
+    }
+    Ok(())
+}
+
+fn check(options: &Options) -> Result<(), Error> {
+    let bounds = [
+        ("--connections", options.connections, FEWEST, MOST),
+        ("--times", options.times, 1, MOST_TIMES),
+    ];
+    for (what, value, min, max) in bounds {
+        if !(min..=max).contains(&value) {
+            return Err(Error::OutOfBounds { what, value, min, max });
+        }
+    }
+    Ok(())
+}
+
+/// A lab that these faults can be made in.
+fn raise(faults: &[&Fault], options: &Options, progress: &mut dyn Progress) -> Result<Site, Error> {
     let mut jlb = Jlb::default();
     jlb.services.push(site::service());
     let mut config = LabConfig { jlb: Some(jlb), ..LabConfig::default() };
-    (fault.config)(&mut config);
+    for fault in faults {
+        (fault.config)(&mut config);
+    }
     progress.say(&format!("lab {}: {} hosts", options.lab, config.nodes().len()));
-    let mut site = Site::up(&options.lab, &config)?;
+    Site::up(&options.lab, &config)
+}
 
+fn once(
+    fault: &'static Fault,
+    options: &Options,
+    site: &mut Site,
+    progress: &mut dyn Progress,
+    interrupted: &AtomicBool,
+) -> Result<Outcome, Error> {
     let load = Load::start(&site.client, options.connections)?;
-    let happened = happen(fault, inject, options, &mut site, &load, progress, interrupted);
+    let happened = happen(fault, options, site, &load, progress, interrupted);
     if let Err(Error::Interrupted) = happened {
         // What is on its way is waited for no more.
         return Err(Error::Interrupted);
@@ -117,7 +154,6 @@ fn once(
 
 fn happen(
     fault: &'static Fault,
-    inject: Inject,
     options: &Options,
     site: &mut Site,
     load: &Load,
@@ -145,7 +181,7 @@ fn happen(
     scene.say(&format!("{} connections are open", options.connections));
     scene.run(SETTLING)?;
     load.enter(Phase::Before);
-    scene.run(BEFORE)?;
+    scene.run(options.before)?;
     let usual = load.usual();
     scene.limit = usual.limit();
     scene.before = scene.site.carried()?;
@@ -160,7 +196,11 @@ fn happen(
     ));
     load.enter(Phase::Fault);
     scene.say(&format!("fault {}: {}", fault.name, fault.about));
-    inject(&mut scene)?;
+    if options.cannot_ask {
+        let [one, other] = ["ingresses", "trackers"].map(|kind| vec![kind.to_owned()]);
+        scene.inject("no ingress host can ask a tracker", &LabFault::Partition { one, other })?;
+    }
+    (fault.run)(&mut scene)?;
     scene.see_moves()?;
     Ok(scene.happened)
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use jlb_config::{ClusterFile, KeyFile, parse_cluster};
 use jlb_flow::FlowHasher;
-use jlb_lab::fault::vip_routes;
+use jlb_lab::config::daemon_and_role;
+use jlb_lab::fault::{self, vip_routes};
 use jlb_lab::topology::NodeKind;
 use jlb_lab::{Lab, LabConfig, Node, Running, Service};
 use jlb_map::Snapshot;
@@ -21,6 +22,9 @@ use crate::Error;
 use crate::error::Doing as _;
 use crate::load::Flow;
 use crate::server;
+
+/// Members that were away are relied upon again, and announce again, within this.
+const WHOLE: Duration = Duration::from_secs(10);
 
 /// A lab with the sequence server on its backends.
 #[derive(Debug)]
@@ -85,6 +89,34 @@ impl Site {
         Ok(self.lab.start_daemons(&[self.lab.node(node)?])?)
     }
 
+    /// Makes the site whole again after a fault: cables, routes, etcd, drained backends, daemons.
+    pub(crate) fn mend(&mut self) -> Result<(), Error> {
+        fault::heal(&self.lab)?;
+        if self.lab.config().etcd > 0 {
+            self.lab.start_etcd()?;
+        }
+        let jlb = self.lab.config().jlb.clone().unwrap_or_default();
+        for backend in &jlb.draining {
+            self.lab.drain(backend, false)?;
+        }
+        let mut ended = Vec::new();
+        for node in self.lab.nodes() {
+            let is_member = daemon_and_role(node.id().kind).is_some() && jlb.has(&node.name());
+            if is_member && node.daemon()?.is_none() {
+                ended.push(node);
+            }
+        }
+        self.lab.start_daemons(&ended)?;
+        let lab = self.lab.name().to_owned();
+        if !self.lab.settle(WHOLE)? {
+            return Err(jlb_lab::Error::NotSettled { lab }.into());
+        }
+        if !self.lab.wait_routes(&self.lab.nodes_of(NodeKind::Ingress), WHOLE)? {
+            return Err(jlb_lab::Error::NoRoutes { lab }.into());
+        }
+        Ok(())
+    }
+
     pub(crate) fn names_of(&self, kind: NodeKind) -> Vec<String> {
         self.lab.nodes_of(kind).iter().map(Node::name).collect()
     }
@@ -92,7 +124,7 @@ impl Site {
     /// Every connection that an agent knows, by the client's end.
     pub(crate) fn carried(&self) -> Result<BTreeMap<SocketAddr, Carried>, Error> {
         let program = program("jlb-yann")?.to_string_lossy().into_owned();
-        let cluster = self.lab.path().join("cluster.toml").to_string_lossy().into_owned();
+        let cluster = self.lab.member_list().to_string_lossy().into_owned();
         let mut all = BTreeMap::new();
         let is_member =
             |node: &Node| self.lab.config().jlb.as_ref().is_some_and(|jlb| jlb.has(&node.name()));
@@ -117,7 +149,7 @@ impl Site {
 
     /// The member list in force.
     pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
-        let path = self.lab.path().join("cluster.toml");
+        let path = self.lab.member_list();
         let text = fs::read_to_string(&path).doing(path.to_string_lossy())?;
         let mut read_key = |key: &Path| {
             let mode = fs::metadata(key)?.permissions().mode();

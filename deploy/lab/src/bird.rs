@@ -36,7 +36,11 @@ pub(crate) fn start(config: &LabConfig, nodes: &[Node]) -> Result<(), Error> {
                 ("jlb.conf", JLB_CONF.to_owned()),
                 ("site.conf", site(node.id())),
             ],
-            NodeKind::Client | NodeKind::Fabric | NodeKind::Tracker | NodeKind::Backend => continue,
+            NodeKind::Client
+            | NodeKind::Fabric
+            | NodeKind::Tracker
+            | NodeKind::Backend
+            | NodeKind::Etcd => continue,
         };
         if node.processes()?.iter().any(|process| process.what == NAME) {
             continue;

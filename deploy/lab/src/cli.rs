@@ -75,7 +75,7 @@ enum Command {
     /// Break something on purpose
     #[command(
         subcommand,
-        after_help = "NODES are hosts, or: ingresses, trackers, backends.\nExamples:\n  jlb-lab fault stop trackers\n  jlb-lab fault mtu 1300\n  jlb-lab fault heal"
+        after_help = "NODES are hosts, or: ingresses, trackers, backends, etcds.\nExamples:\n  jlb-lab fault stop trackers\n  jlb-lab fault mtu 1300\n  jlb-lab fault heal"
     )]
     Fault(FaultCommand),
 }
@@ -91,6 +91,9 @@ struct Up {
     /// Backends, 1 to 20
     #[arg(long, default_value_t = LabConfig::default().backends, value_name = "N")]
     backends: u8,
+    /// Servers of etcd, which the member list then comes from: 1 or 3; 0: it is a file
+    #[arg(long, default_value_t = LabConfig::default().etcd, value_name = "N")]
+    etcd: u8,
     /// Only the hosts and their servers, without JLB's daemons
     #[arg(long)]
     no_jlb: bool,
@@ -250,6 +253,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Error> {
                 ingresses: up.ingresses,
                 trackers: up.trackers,
                 backends: up.backends,
+                etcd: up.etcd,
                 servers: !up.no_servers,
                 payload_bytes: u64::from(up.payload) * 1_000_000,
                 jlb: (!up.no_jlb).then(|| Jlb {

@@ -98,7 +98,7 @@ pub fn daemon_and_role(kind: NodeKind) -> Option<(&'static str, &'static str)> {
         NodeKind::Ingress => Some(("jlb-ingress", "ingress")),
         NodeKind::Tracker => Some(("jlb-flowtracker", "flowtracker")),
         NodeKind::Backend => Some(("jlb-yann", "backend")),
-        NodeKind::Client | NodeKind::Router | NodeKind::Fabric => None,
+        NodeKind::Client | NodeKind::Router | NodeKind::Fabric | NodeKind::Etcd => None,
     }
 }
 
@@ -107,13 +107,18 @@ fn member_id(node: NodeId) -> u16 {
     let kind = match node.kind {
         NodeKind::Tracker => 100,
         NodeKind::Backend => 200,
-        NodeKind::Client | NodeKind::Router | NodeKind::Fabric | NodeKind::Ingress => 0,
+        NodeKind::Client
+        | NodeKind::Router
+        | NodeKind::Fabric
+        | NodeKind::Ingress
+        | NodeKind::Etcd => 0,
     };
     kind + u16::from(node.index)
 }
 
-/// `cluster.toml`, the same on every host. The keys lie beside it: `hash.key`, `mac.key`.
-pub(crate) fn cluster_toml(config: &LabConfig, jlb: &Jlb) -> String {
+/// `cluster.toml`, the same on every host. The keys lie in that folder: `hash.key`, `mac.key`. It is named, since a list in
+/// etcd lies nowhere.
+pub(crate) fn cluster_toml(config: &LabConfig, jlb: &Jlb, keys: &Path) -> String {
     let nodes = config.nodes();
     let prefer = if jlb.prefer_v6 { "v6" } else { "v4" };
     let mut text = format!(
@@ -122,15 +127,19 @@ generation = {}
 epoch = {}
 
 [keys]
-hash_key_file = "hash.key"
-mac_key_files = ["mac.key"]
+hash_key_file = "{}/hash.key"
+mac_key_files = ["{}/mac.key"]
 
 [underlay]
 prefixes = ["10.77.0.0/16", "fd00:77::/32"]
 prefer = "{prefer}"
 mtu = {}
 "#,
-        jlb.generation, jlb.epoch, jlb.mtu
+        jlb.generation,
+        jlb.epoch,
+        keys.display(),
+        keys.display(),
+        jlb.mtu
     );
     for node in nodes.iter().filter(|node| jlb.has(&node.to_string())) {
         let Some((_, role)) = daemon_and_role(node.kind) else { continue };
@@ -166,8 +175,9 @@ mtu = {}
     text
 }
 
-/// A host's `jlb.toml`; none on hosts that are no members. `bpf` is a folder on a bpffs that all hosts of the lab share.
-pub(crate) fn jlb_toml(node: NodeId, jlb: &Jlb, bpf: &Path) -> Option<String> {
+/// A host's `jlb.toml`; none on hosts that are no members. `bpf` is a folder on a bpffs that all hosts of the lab share,
+/// `etcd` a section `[etcd]` or nothing.
+pub(crate) fn jlb_toml(node: NodeId, jlb: &Jlb, bpf: &Path, etcd: &str) -> Option<String> {
     let (_, role) = daemon_and_role(node.kind)?;
     let ([a, b, c, d], port) = ADMIN;
     let mut text = format!(
@@ -187,13 +197,15 @@ pub(crate) fn jlb_toml(node: NodeId, jlb: &Jlb, bpf: &Path) -> Option<String> {
                 | NodeKind::Router
                 | NodeKind::Fabric
                 | NodeKind::Tracker
-                | NodeKind::Backend => "",
+                | NodeKind::Backend
+                | NodeKind::Etcd => "",
             };
             format!("{}\n[{role}]\nflow_capacity = 65536\n{announce}", dpdk_section(jlb.workers))
         }
-        NodeKind::Client | NodeKind::Router | NodeKind::Fabric => return None,
+        NodeKind::Client | NodeKind::Router | NodeKind::Fabric | NodeKind::Etcd => return None,
     };
     text.push_str(&section);
+    text.push_str(etcd);
     Some(text)
 }
 
@@ -217,11 +229,15 @@ mod tests {
     use jlb_map::MemberRole;
 
     use super::*;
+    use crate::etcd;
 
     #[test]
     fn every_host_gets_a_file_that_its_daemon_takes() {
         for node in LabConfig::default().nodes() {
-            let text = jlb_toml(node, &Jlb { workers: 2, ..Jlb::default() }, Path::new("/bpf"));
+            let config = LabConfig { etcd: 3, ..LabConfig::default() };
+            let etcd = etcd::section(&config, Path::new("/state"));
+            let jlb = Jlb { workers: 2, ..Jlb::default() };
+            let text = jlb_toml(node, &jlb, Path::new("/bpf"), &etcd);
             let Some((_, role)) = daemon_and_role(node.kind) else {
                 assert_eq!(text, None);
                 continue;
@@ -229,6 +245,7 @@ mod tests {
             let host = Host::parse("jlb.toml", &text.unwrap()).unwrap_or_else(|m| panic!("{m}"));
             let role = MemberRole::ALL.into_iter().find(|r| r.label() == role).unwrap();
             assert!(host.has(role));
+            assert_eq!(host.etcd.map(|etcd| etcd.endpoints.len()), Some(3));
             if let Some(dpdk) = host.dpdk {
                 assert_eq!(
                     (dpdk.workers, dpdk.hugepages, dpdk.interface.as_str()),
@@ -250,7 +267,7 @@ mod tests {
         };
         jlb.absent = vec!["tracker-3".to_owned()];
         jlb.draining = vec!["backend-3".to_owned()];
-        let text = cluster_toml(&LabConfig::default(), &jlb);
+        let text = cluster_toml(&LabConfig::default(), &jlb, Path::new("/keys"));
         let snapshot = parse_cluster(ClusterFile { name: "cluster.toml", text: &text }, &mut key)
             .unwrap_or_else(|m| panic!("{m}"));
         assert_eq!(snapshot.members().len(), 9);

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::process::Running;
 use crate::state::{Entry, LabDir};
-use crate::{Error, LabConfig, tools};
+use crate::{Error, LabConfig, etcd, tools};
 
 /// A daemon answers its admin endpoint from memory.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -36,8 +36,10 @@ pub(crate) fn prepare(dir: &LabDir, config: &LabConfig, jlb: &Jlb) -> Result<(),
     }
     write_cluster(dir, config, jlb)?;
     for node in config.nodes() {
-        if let Some(text) = config::jlb_toml(node, jlb, &bpf) {
-            let path = Node::new(node, dir.clone()).dir()?.join("jlb.toml");
+        let own = Node::new(node, dir.clone()).dir()?;
+        let etcd = etcd::section(config, &own.join("state"));
+        if let Some(text) = config::jlb_toml(node, jlb, &bpf, &etcd) {
+            let path = own.join("jlb.toml");
             fs::write(&path, text).at(&path)?;
         }
     }
@@ -49,7 +51,7 @@ pub(crate) fn write_cluster(dir: &LabDir, config: &LabConfig, jlb: &Jlb) -> Resu
     let path = dir.path().join("cluster.toml");
     // In one piece: a daemon may be reading it.
     let new = dir.path().join("cluster.toml.new");
-    fs::write(&new, config::cluster_toml(config, jlb)).at(&new)?;
+    fs::write(&new, config::cluster_toml(config, jlb, dir.path())).at(&new)?;
     fs::rename(&new, &path).at(&path)
 }
 
@@ -132,7 +134,7 @@ pub(crate) fn wait_seen(
 }
 
 /// A program of this workspace: where `JLB_BIN_DIR` says, else beside this one.
-fn binary(name: &str) -> Result<PathBuf, Error> {
+pub(crate) fn binary(name: &str) -> Result<PathBuf, Error> {
     let dir = match std::env::var_os("JLB_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => {

@@ -18,6 +18,12 @@ pub enum Error {
         /// Most that the address plan holds.
         max: u8,
     },
+    /// No such cluster of etcd.
+    #[error("etcd = {0}: a lab has 1 or 3 servers of etcd, or 0: none")]
+    EtcdServers(u8),
+    /// A lab whose member list is a file.
+    #[error("lab {0} was raised without etcd; raise one: jlb-lab up --etcd 1")]
+    NoEtcd(String),
     /// `up` of a lab which is there.
     #[error("lab {0} is there already; take it down first: jlb-lab --lab {0} down")]
     Exists(String),

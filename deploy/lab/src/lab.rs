@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::process::{self, Running};
 use crate::state::{Entry, LabDir};
 use crate::topology::{NodeId, NodeKind};
-use crate::{Error, Jlb, LabConfig, bird, daemons, network, servers, tools};
+use crate::{Error, Jlb, LabConfig, bird, daemons, etcd, network, servers, tools};
 
 /// Members find each other within a second or two.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -126,6 +126,11 @@ impl Lab {
         self.dir.path().join(servers::PAYLOAD)
     }
 
+    /// `cluster.toml`: the member list that was last put in force.
+    pub fn member_list(&self) -> PathBuf {
+        self.dir.path().join("cluster.toml")
+    }
+
     /// What it consists of.
     pub fn config(&self) -> &LabConfig {
         &self.config
@@ -156,7 +161,7 @@ impl Lab {
         self.nodes().into_iter().filter(|node| node.id().kind == kind).collect()
     }
 
-    /// Hosts by name, or by kind: `ingresses`, `trackers`, `backends`.
+    /// Hosts by name, or by kind: `ingresses`, `trackers`, `backends`, `etcds`.
     pub fn select(&self, names: &[String]) -> Result<Vec<Node>, Error> {
         let mut selected = Vec::new();
         for name in names {
@@ -164,15 +169,17 @@ impl Lab {
                 "ingresses" => selected.extend(self.nodes_of(NodeKind::Ingress)),
                 "trackers" => selected.extend(self.nodes_of(NodeKind::Tracker)),
                 "backends" => selected.extend(self.nodes_of(NodeKind::Backend)),
+                "etcds" => selected.extend(self.nodes_of(NodeKind::Etcd)),
                 one => selected.push(self.node(one)?),
             }
         }
         Ok(selected)
     }
 
-    /// Starts the daemons of these hosts again, after they were stopped, and BIRD where it does not run, and waits until
+    /// Starts the daemons of these hosts again, after they were stopped, and etcd and BIRD where they do not run, and waits until
     /// they may take traffic and, if nobody is cut off, have found each other and are the router's next hops.
     pub fn start_daemons(&self, nodes: &[Node]) -> Result<(), Error> {
+        etcd::start(&self.config, nodes)?;
         bird::start(&self.config, nodes)?;
         daemons::start(&self.dir, &self.config, nodes)?;
         self.settle(SETTLING)?;
@@ -202,8 +209,8 @@ impl Lab {
         daemons::wait_seen(by, member, up, at_most)
     }
 
-    /// Writes a changed member list, with a higher generation, and tells all daemons to read it (SIGHUP). They do so
-    /// soon after this returns: look at their metrics.
+    /// Puts a changed member list in force, with a higher generation: writes it, and tells all daemons to read it (SIGHUP);
+    /// with etcd, by `jlbctl apply`. They do so soon after this returns: look at their metrics.
     pub fn reload(&mut self, change: impl FnOnce(&mut Jlb)) -> Result<(), Error> {
         let jlb =
             self.config.jlb.as_mut().ok_or_else(|| Error::NoJlb(self.dir.name().to_owned()))?;
@@ -211,8 +218,12 @@ impl Lab {
         jlb.generation += 1;
         let jlb = jlb.clone();
         daemons::write_cluster(&self.dir, &self.config, &jlb)?;
-        for node in self.nodes() {
-            node.signal_daemon(Signal::SIGHUP)?;
+        if self.config.etcd > 0 {
+            self.jlbctl(&["apply", &self.member_list().to_string_lossy()])?;
+        } else {
+            for node in self.nodes() {
+                node.signal_daemon(Signal::SIGHUP)?;
+            }
         }
         self.dir.note(&Entry::Ready(self.config.clone()))
     }
@@ -270,6 +281,10 @@ impl Lab {
         })
     }
 
+    pub(crate) fn dir(&self) -> &LabDir {
+        &self.dir
+    }
+
     fn node_at(&self, id: NodeId) -> Node {
         Node::new(id, self.dir.clone())
     }
@@ -297,6 +312,8 @@ fn make(dir: &LabDir, config: &LabConfig) -> Result<(), Error> {
     }
     if let Some(jlb) = &config.jlb {
         daemons::prepare(dir, config, jlb)?;
+        etcd::start(config, &nodes)?;
+        etcd::fill(dir, config)?;
         bird::start(config, &nodes)?;
         daemons::start(dir, config, &nodes)?;
         if !daemons::settle(&nodes, SETTLING)? {

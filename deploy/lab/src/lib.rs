@@ -5,7 +5,8 @@
 //!             (ECMP)   ├── tracker-1 … tracker-3
 //!                      │
 //!                      └── fabric ──┬── backend-1 … backend-4 (nginx, UDP echo)
-//!                 "uplink", an own link: its MTU can be made smaller
+//!                 "uplink", an own  └── etcd-1 … etcd-3, if asked for
+//!                 link: its MTU can be made smaller
 //! ```
 //!
 //! The router spreads packets for the VIPs over the ingress hosts. The backends are one routed hop behind them, so that
@@ -20,6 +21,7 @@ mod bird;
 pub mod config;
 mod daemons;
 mod error;
+mod etcd;
 pub mod fault;
 mod lab;
 mod members;

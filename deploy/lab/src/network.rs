@@ -113,7 +113,11 @@ fn sysctls(node: NodeId) -> String {
         }
         // 10,000 connections within a minute from one address.
         NodeKind::Client => set("ipv4/ip_local_port_range", "10000 65000"),
-        NodeKind::Fabric | NodeKind::Ingress | NodeKind::Tracker | NodeKind::Backend => {}
+        NodeKind::Fabric
+        | NodeKind::Ingress
+        | NodeKind::Tracker
+        | NodeKind::Backend
+        | NodeKind::Etcd => {}
     }
     script
 }
@@ -131,7 +135,7 @@ fn cables(dir: &LabDir, nodes: &[NodeId]) -> String {
     for node in nodes {
         let far = match node.kind {
             NodeKind::Client | NodeKind::Ingress | NodeKind::Tracker => &router,
-            NodeKind::Backend => &fabric,
+            NodeKind::Backend | NodeKind::Etcd => &fabric,
             NodeKind::Router | NodeKind::Fabric => continue,
         };
         let near = dir.namespace(&node.to_string());
@@ -166,11 +170,15 @@ fn addresses_and_routes(node: NodeId, nodes: &[NodeId], static_routes: bool) -> 
             }
         }
         NodeKind::Fabric => {
-            bridge(text, "back", nodes, |kind| kind == NodeKind::Backend);
+            bridge(text, "back", nodes, |kind| matches!(kind, NodeKind::Backend | NodeKind::Etcd));
             interface(text, "back", node.addresses());
             interface(text, "uplink", UPLINK_FABRIC);
         }
-        NodeKind::Client | NodeKind::Ingress | NodeKind::Tracker | NodeKind::Backend => {
+        NodeKind::Client
+        | NodeKind::Ingress
+        | NodeKind::Tracker
+        | NodeKind::Backend
+        | NodeKind::Etcd => {
             interface(text, "eth0", node.addresses());
         }
     }
@@ -220,7 +228,7 @@ fn offloads(node: NodeId, nodes: &[NodeId]) -> String {
             off("eth0");
             script.push_str(&quiet());
         }
-        NodeKind::Fabric | NodeKind::Backend => {}
+        NodeKind::Fabric | NodeKind::Backend | NodeKind::Etcd => {}
     }
     script
 }

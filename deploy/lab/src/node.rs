@@ -188,7 +188,7 @@ impl Node {
             topology::NodeKind::Client
             | topology::NodeKind::Ingress
             | topology::NodeKind::Tracker => topology::NodeKind::Router,
-            topology::NodeKind::Backend => topology::NodeKind::Fabric,
+            topology::NodeKind::Backend | topology::NodeKind::Etcd => topology::NodeKind::Fabric,
             topology::NodeKind::Router | topology::NodeKind::Fabric => return None,
         };
         Some((Node::new(NodeId { kind: at, index: 0 }, self.lab.clone()), self.name()))

@@ -32,6 +32,8 @@ pub struct LabConfig {
     pub trackers: u8,
     /// Backends, 1 to 20.
     pub backends: u8,
+    /// Servers of etcd, which the member list comes from: 1 or 3; 0: it comes from `cluster.toml`.
+    pub etcd: u8,
     /// Whether nginx and the UDP echo run on the backends.
     pub servers: bool,
     /// Bytes of the file `/payload` that nginx serves; 0: no such file.
@@ -42,7 +44,15 @@ pub struct LabConfig {
 
 impl Default for LabConfig {
     fn default() -> Self {
-        Self { ingresses: 3, trackers: 3, backends: 4, servers: true, payload_bytes: 0, jlb: None }
+        Self {
+            ingresses: 3,
+            trackers: 3,
+            backends: 4,
+            etcd: 0,
+            servers: true,
+            payload_bytes: 0,
+            jlb: None,
+        }
     }
 }
 
@@ -56,6 +66,7 @@ impl LabConfig {
             .chain(many(NodeKind::Ingress, self.ingresses))
             .chain(many(NodeKind::Tracker, self.trackers))
             .chain(many(NodeKind::Backend, self.backends))
+            .chain(many(NodeKind::Etcd, self.etcd))
             .collect()
     }
 
@@ -69,6 +80,9 @@ impl LabConfig {
             if !(1..=MAX_OF_A_KIND).contains(&value) {
                 return Err(Error::OutOfBounds { what, value, max: MAX_OF_A_KIND });
             }
+        }
+        if !matches!(self.etcd, 0 | 1 | 3) {
+            return Err(Error::EtcdServers(self.etcd));
         }
         Ok(())
     }
@@ -90,6 +104,8 @@ pub enum NodeKind {
     Tracker,
     /// Server with an agent.
     Backend,
+    /// Server of etcd, on the backends' network.
+    Etcd,
 }
 
 /// One host. Written `client`, `ingress-2`.
@@ -110,6 +126,7 @@ impl fmt::Display for NodeId {
             NodeKind::Ingress => write!(f, "ingress-{}", self.index),
             NodeKind::Tracker => write!(f, "tracker-{}", self.index),
             NodeKind::Backend => write!(f, "backend-{}", self.index),
+            NodeKind::Etcd => write!(f, "etcd-{}", self.index),
         }
     }
 }
@@ -128,6 +145,7 @@ impl NodeId {
             NodeKind::Ingress => front(10 + self.index),
             NodeKind::Tracker => front(40 + self.index),
             NodeKind::Backend => back(70 + self.index),
+            NodeKind::Etcd => back(90 + self.index),
         }
     }
 
@@ -137,7 +155,7 @@ impl NodeId {
         match self.kind {
             NodeKind::Client => Some(ROUTER_AT_CLIENT),
             NodeKind::Ingress | NodeKind::Tracker => Some(only(NodeKind::Router).addresses()),
-            NodeKind::Backend => Some(only(NodeKind::Fabric).addresses()),
+            NodeKind::Backend | NodeKind::Etcd => Some(only(NodeKind::Fabric).addresses()),
             NodeKind::Fabric => Some(UPLINK_ROUTER),
             NodeKind::Router => None,
         }
@@ -147,7 +165,11 @@ impl NodeId {
     pub fn has_dpdk(self) -> bool {
         match self.kind {
             NodeKind::Ingress | NodeKind::Tracker => true,
-            NodeKind::Client | NodeKind::Router | NodeKind::Fabric | NodeKind::Backend => false,
+            NodeKind::Client
+            | NodeKind::Router
+            | NodeKind::Fabric
+            | NodeKind::Backend
+            | NodeKind::Etcd => false,
         }
     }
 }
@@ -198,6 +220,7 @@ mod tests {
             ingresses: MAX_OF_A_KIND,
             trackers: MAX_OF_A_KIND,
             backends: MAX_OF_A_KIND,
+            etcd: 3,
             ..LabConfig::default()
         }
     }
@@ -209,7 +232,7 @@ mod tests {
         let names: BTreeSet<String> = nodes.iter().map(ToString::to_string).collect();
         assert_eq!(addresses.len(), 2 * nodes.len());
         assert_eq!(names.len(), nodes.len());
-        assert_eq!(nodes.len(), 63);
+        assert_eq!(nodes.len(), 66);
     }
 
     #[test]
@@ -224,5 +247,10 @@ mod tests {
             assert!(matches!(config.check(), Err(Error::OutOfBounds { what: "trackers", .. })));
         }
         assert!(largest().check().is_ok());
+        // Two servers of etcd survive less than one.
+        for etcd in [2, 4] {
+            let config = LabConfig { etcd, ..LabConfig::default() };
+            assert!(matches!(config.check(), Err(Error::EtcdServers(_))));
+        }
     }
 }

@@ -95,6 +95,9 @@ fn restart(scene: &mut Scene<'_>, kind: NodeKind, name: &str) -> Result<(), Erro
     let before = scene.site.daemon(name)?;
     if kind == NodeKind::Ingress {
         ingress::end_in_order(scene, name)?;
+        // Every connection sends something meanwhile.
+        scene.run(BREATH)?;
+        scene.see_moves()?;
     } else {
         let ended = format!("the daemon of {name} has ended on SIGTERM");
         scene.inject(&ended, &Fault::StopDaemons(vec![name.to_owned()]))?;
@@ -103,7 +106,6 @@ fn restart(scene: &mut Scene<'_>, kind: NodeKind, name: &str) -> Result<(), Erro
     let is_another = scene.site.daemon(name)?.pid != before.pid;
     scene.check(&format!("{name} is ready again"), is_another);
     if kind == NodeKind::Ingress {
-        scene.see_moves()?;
         ingress::is_back(scene, name)?;
     }
     scene.run(BREATH)
