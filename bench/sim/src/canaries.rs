@@ -28,11 +28,11 @@ pub const fn catch_of(rule: Rule) -> Catch {
         | Rule::DecideOnce
         | Rule::OneRetransmitter
         | Rule::Incumbent
-        | Rule::Tombstones
         | Rule::RejectTtl
         | Rule::FlushInOrder
         | Rule::FreeQueue
         | Rule::NotMine => Catch::Within { first: 0, seeds: 20 },
+        Rule::Tombstones => Catch::Within { first: 50, seeds: 20 },
         Rule::PendingNeverExpires => Catch::Within { first: 10, seeds: 20 },
         Rule::SplitVotes => Catch::Within { first: 100, seeds: 20 },
         Rule::RefusalIsVoted => Catch::Within { first: 120, seeds: 20 },
