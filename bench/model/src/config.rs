@@ -172,7 +172,6 @@ pub const CONFIGS: &[Config] = &[
         queries: false,
         crashes: 1,
         closes: true,
-        bound: MINUTES,
         ..OPENING
     },
     Config {
