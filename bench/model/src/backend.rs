@@ -4,7 +4,9 @@ use jlb_role::Rule;
 
 use crate::action::Action;
 use crate::model::{Abstract, cancel_bit};
-use crate::state::{CLOSED, FORCE_REJECTED, INCARNATIONS, LIVE, Offer, REJECTED, State, Violation};
+use crate::state::{
+    CLOSED, Entry, FORCE_REJECTED, INCARNATIONS, LIVE, Offer, REJECTED, Said, State, Violation,
+};
 use crate::switch::Switch;
 
 impl Abstract {
@@ -22,9 +24,9 @@ impl Abstract {
                         actions.push(Action::Cancel { backend, incarnation, forced });
                     }
                 }
-                if config.closes && at.lives(incarnation) {
-                    actions.push(Action::End { backend, incarnation: incarnation as u8 });
-                }
+            }
+            for incarnation in (0..config.flows()).filter(|&i| config.closes && at.lives(i)) {
+                actions.push(Action::End { backend, incarnation: incarnation as u8 });
             }
             if !self.kept.on(Rule::VersionedWord) && !at.denied && at.live().is_none() {
                 actions.push(Action::Deny { backend });
@@ -54,6 +56,10 @@ impl Abstract {
         match action {
             Action::Take { offer } => self.take(last, offer),
             Action::Cancel { backend, incarnation, forced } => {
+                if last.backends[usize::from(backend)].live().is_some() && self.config.udp {
+                    // Accept once more.
+                    return None;
+                }
                 let mut next = last.clone();
                 let answer = if forced { FORCE_REJECTED } else { REJECTED };
                 next.backends[usize::from(backend)].answers[usize::from(incarnation)] |= answer;
@@ -64,6 +70,9 @@ impl Abstract {
                 let answer =
                     &mut next.backends[usize::from(backend)].answers[usize::from(incarnation)];
                 *answer = *answer & !LIVE | CLOSED;
+                if self.config.udp {
+                    next.settle(backend, incarnation);
+                }
                 Some(next)
             }
             Action::Deny { backend } => {
@@ -119,7 +128,7 @@ impl Abstract {
             // It, or another one that is not displaced.
             return false;
         }
-        let decided = backend.closed(incarnation)
+        let decided = backend.closed(incarnation) && !self.config.udp
             || backend.rejected(incarnation, offer.candidate().is_forced());
         !decided || !self.kept.on(Rule::DecideOnce)
     }
@@ -130,7 +139,12 @@ impl Abstract {
         }
         let mut next = last.clone();
         let b = offer.candidate().backend()?;
-        next.backends[b].answers[offer.incarnation()] |= LIVE;
+        let mut number = offer.incarnation();
+        if self.config.udp {
+            number = usize::from(next.numbered);
+            next.numbered += 1;
+        }
+        *next.backends[b].answers.get_mut(number)? |= LIVE;
         // Who was refused must not be served: without a crash the votes to refuse stand.
         if self.config.crashes == 0 && next.refused >> offer.incarnation() & 1 != 0 {
             next.violate(Violation::Refused);
@@ -179,6 +193,21 @@ impl Abstract {
             backend.boots[t] = boot;
             if usize::from(backend.sole) == t + 1 {
                 backend.sole = 0;
+            }
+        }
+    }
+}
+
+impl State {
+    /// A UDP flow ends when it was idle for long: all that was under way of its opening has arrived, or never will.
+    fn settle(&mut self, backend: u8, incarnation: u8) {
+        self.offers = Said::default();
+        self.votes = Said::default();
+        for tracker in &mut self.trackers {
+            if let Entry::Pending(_, candidate) = tracker.entry
+                && candidate.backend() == Some(backend.into())
+            {
+                tracker.entry = Entry::Established(incarnation, backend);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What is combined with what: each configuration is small enough to be searched to its end.
 
+use crate::state::INCARNATIONS;
+
 /// A change of the list's epoch. Trackers 0, 1 and 2 are the old trio, 3 joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -29,6 +31,8 @@ pub struct Config {
     pub backends: usize,
     /// Incarnations of the five-tuple whose SYN may come at any time: two are a spoofed SYN, or a reused port.
     pub incarnations: usize,
+    /// UDP: no Open says which flow of the five-tuple it is about, the agent that takes one numbers it.
+    pub udp: bool,
     /// Trackers that crash and restart.
     pub crashes: u8,
     /// A client can be refused, with two votes.
@@ -64,6 +68,7 @@ const OPENING: Config = Config {
     about: "any tracker heads, any refusal, two votes",
     backends: 3,
     incarnations: 1,
+    udp: false,
     crashes: 0,
     refusal: false,
     force: false,
@@ -148,6 +153,25 @@ pub const CONFIGS: &[Config] = &[
         backends: 2,
         crashes: 1,
         refusal: true,
+        ..OPENING
+    },
+    Config {
+        name: "udp",
+        about: "UDP: two flows of one five-tuple, one after the other",
+        backends: 2,
+        udp: true,
+        queries: false,
+        closes: true,
+        ..OPENING
+    },
+    Config {
+        name: "udp-crash",
+        about: "UDP, and a crash with restart",
+        backends: 2,
+        udp: true,
+        queries: false,
+        crashes: 1,
+        closes: true,
         ..OPENING
     },
     Config {
@@ -243,6 +267,11 @@ impl Config {
             Some(change) if epoch == 1 => tracker != change.leaver,
             Some(_) | None => tracker < 3,
         }
+    }
+
+    /// Flows of the five-tuple that there can be.
+    pub(crate) const fn flows(&self) -> usize {
+        if self.udp { INCARNATIONS } else { self.incarnations }
     }
 
     pub(crate) const fn all_backends(&self) -> u8 {

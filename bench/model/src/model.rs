@@ -83,7 +83,7 @@ impl Abstract {
     /// Looks at what backends hold and clients are told.
     fn judge(&self, next: &mut State) {
         let config = &self.config;
-        for i in 0..config.incarnations {
+        for i in 0..config.flows() {
             if next.backends.iter().filter(|b| b.took(i)).count() > 1 {
                 next.violate(Violation::TwoBackends);
             }
@@ -130,6 +130,9 @@ impl Abstract {
         let decided = |incarnation: usize, candidate: Candidate| {
             candidate.backend().is_some_and(|b| {
                 let backend = &backends[b];
+                if self.config.udp {
+                    return backend.rejected(incarnation, candidate.is_forced());
+                }
                 backend.closed(incarnation) && kept.on(Rule::DecideOnce)
                     || backend.lives(incarnation)
                     || backend.rejected(incarnation, candidate.is_forced())
@@ -160,7 +163,8 @@ impl Abstract {
         for (incarnation, proposed) in next.proposed.iter_mut().enumerate() {
             for (b, backend) in backends.iter().enumerate() {
                 for forced in [false, true] {
-                    if backend.took(incarnation) || backend.rejected(incarnation, forced) {
+                    let took = backend.took(incarnation) && !self.config.udp;
+                    if took || backend.rejected(incarnation, forced) {
                         *proposed &= !cancel_bit(b, forced);
                     }
                 }

@@ -301,6 +301,8 @@ pub struct State {
     pub(crate) unknown: u8,
     /// Incarnations whose refusal was said to the client, a bit each.
     pub(crate) refused: u8,
+    /// UDP flows that were numbered.
+    pub(crate) numbered: u8,
     pub(crate) crashes: u8,
     pub(crate) fences: u8,
     pub(crate) violation: Option<Violation>,

@@ -28,6 +28,8 @@ impl Abstract {
                 for candidate in self.candidates(state) {
                     actions.push(Action::Head { tracker, incarnation, candidate });
                 }
+            }
+            for incarnation in 0..config.flows() as u8 {
                 // Who has left the trio learns nothing that matters.
                 let learns = if config.in_trio(t, at.epoch) { config.backends } else { 0 };
                 for backend in 0..learns as u8 {
@@ -173,7 +175,7 @@ impl Abstract {
             Entry::Pending(its, candidate) if usize::from(its) == incarnation => {
                 return Standing::Pending(candidate);
             }
-            Entry::Established(its, _) if usize::from(its) == incarnation => {
+            Entry::Established(its, _) if usize::from(its) == incarnation || self.config.udp => {
                 return Standing::Taken;
             }
             Entry::Pending(..) | Entry::Established(..) if self.kept.on(Rule::Incumbent) => {
@@ -184,7 +186,11 @@ impl Abstract {
         if tracker.refusals[incarnation] != 0 {
             return Standing::Refused;
         }
-        if tracker.tombs[incarnation] != 0 { Standing::Taken } else { Standing::Free }
+        if tracker.tombs[incarnation] != 0 && !self.config.udp {
+            Standing::Taken
+        } else {
+            Standing::Free
+        }
     }
 
     fn head(
@@ -333,13 +339,15 @@ impl Abstract {
     }
 
     fn accept(&self, tracker: &mut Tracker, backend: u8, incarnation: u8) {
-        if tracker.tombs[usize::from(incarnation)] == backend + 1 {
+        let later = if self.config.udp { INCARNATIONS } else { usize::from(incarnation) + 1 };
+        if tracker.tombs[usize::from(incarnation)..later].contains(&(backend + 1)) {
             return;
         }
         let ours = match tracker.entry {
             Entry::None => true,
             Entry::Pending(its, candidate) => {
-                its == incarnation && candidate.backend() == Some(backend.into())
+                let its = self.config.udp || its == incarnation;
+                its && candidate.backend() == Some(backend.into())
             }
             Entry::Established(..) => false,
         };
@@ -354,8 +362,10 @@ impl Abstract {
         }
         let ended = match tracker.entry {
             Entry::Established(its, at) => its == incarnation && at == backend,
+            // A pending UDP flow has no number yet: this may be the end of the one before.
             Entry::Pending(its, candidate) => {
-                its == incarnation && candidate.backend() == Some(backend.into())
+                let its = !self.config.udp && its == incarnation;
+                its && candidate.backend() == Some(backend.into())
             }
             Entry::None => false,
         };
