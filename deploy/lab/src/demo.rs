@@ -25,8 +25,6 @@ const BUSY: &str = "backend-2";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest that 100 MB may take, through user-space hops that share two cores.
 const TRANSFER: Duration = Duration::from_secs(100);
-/// A reload is taken up within this.
-const RELOAD: Duration = Duration::from_millis(500);
 
 /// Steps of `make demo`; the first two, packages and build, are those of deploy/demo.
 const STEPS: u8 = 6;
@@ -90,7 +88,7 @@ fn overload(lab: &mut Lab, client: &Node, print: &mut Printer) -> Result<(), Err
     let members: Vec<String> = members.collect();
     let before = refusals(lab)?;
     lab.reload(|jlb| jlb.services[0].backends = members)?;
-    std::thread::sleep(RELOAD);
+    lab.wait_reloaded()?;
     let requests = traffic::requests(client, VIP[0], REQUESTS_OVERLOADED, PATIENCE)?;
     let refused = refusals(lab)? - before;
     let placed = succeeded(&requests);
