@@ -70,6 +70,11 @@ impl Scene<'_> {
         self.run(self.lasts.unwrap_or(own))
     }
 
+    /// Lets the traffic run once the fault is mended: for the given time, or less if the command line says so.
+    pub(crate) fn settle(&mut self, own: Duration) -> Result<(), Error> {
+        self.run(self.lasts.map_or(own, |lasts| lasts.min(own)))
+    }
+
     /// Lets the traffic run for so long.
     pub(crate) fn run(&mut self, time: Duration) -> Result<(), Error> {
         let end = Instant::now() + time;

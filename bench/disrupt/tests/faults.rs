@@ -14,9 +14,9 @@ use jlb_disrupt::{Options, Outcome, Progress, run, run_in_turn};
 static TURN: Mutex<()> = Mutex::new(());
 const CONNECTIONS: u32 = 200;
 /// Shorter than a fault's own time: TCP has sent what was lost three times by then.
-const LASTS: Duration = Duration::from_secs(3);
-/// Eight thousand waits.
-const BEFORE: Duration = Duration::from_secs(2);
+const LASTS: Duration = Duration::from_secs(2);
+/// Three thousand waits.
+const BEFORE: Duration = Duration::from_secs(1);
 
 /// Longest stalls, in ms: what TCP makes of a loss while hosts are noticed to be gone, on a busy machine.
 const NONE: f64 = 0.0;

@@ -24,7 +24,7 @@ pub(super) fn agent_kill(scene: &mut Scene<'_>) -> Result<(), Error> {
     scene.site.restart(&victim)?;
     let is_another = scene.site.daemon(&victim)?.pid != daemon.pid;
     scene.check("another daemon runs in its place", is_another);
-    scene.run(SOON)
+    scene.settle(SOON)
 }
 
 pub(super) fn drain(scene: &mut Scene<'_>) -> Result<(), Error> {

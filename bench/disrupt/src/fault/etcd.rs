@@ -25,7 +25,7 @@ pub(super) fn stop(scene: &mut Scene<'_>) -> Result<(), Error> {
     scene.site.lab.start_etcd()?;
     are_connected(scene, true);
     changes(scene)?;
-    scene.run(SOON)
+    scene.settle(SOON)
 }
 
 /// The leader and the busiest ingress host.
@@ -75,7 +75,7 @@ pub(super) fn restore(scene: &mut Scene<'_>) -> Result<(), Error> {
     let mended = all("jlb_config_last_reload_successful", 1.0);
     scene.await_check("a daemon's copy is in etcd and taken by all", NOTICED, mended);
     changes(scene)?;
-    scene.run(SOON)
+    scene.settle(SOON)
 }
 
 /// A change reaches everybody.

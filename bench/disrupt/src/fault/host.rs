@@ -35,7 +35,7 @@ pub(super) fn cpu_hogs(scene: &mut Scene<'_>) -> Result<(), Error> {
     scene.inject("hogs take the CPU", &Fault::CpuHogs(HOGS))?;
     scene.last(Duration::from_secs(60))?;
     fault::heal(&scene.site.lab)?;
-    scene.run(SOON)
+    scene.settle(SOON)
 }
 
 pub(super) fn config_reload(scene: &mut Scene<'_>) -> Result<(), Error> {
@@ -58,7 +58,7 @@ pub(super) fn fabric_loss(scene: &mut Scene<'_>) -> Result<(), Error> {
     scene.check(&format!("backends sent {again} segments again"), again > 0);
     scene.check(&format!("backends had {twice} segments twice"), twice > 0);
     fault::heal(&scene.site.lab)?;
-    scene.run(SOON)
+    scene.settle(SOON)
 }
 
 /// What the kernels of all backends count: segments sent again, and segments that came though they were there.

@@ -60,7 +60,7 @@ fn stop_rank(scene: &mut Scene<'_>, rank: usize) -> Result<(), Error> {
     is_suspected(scene, &victim);
     scene.last(USUAL_TIME)?;
     fault::heal(&scene.site.lab)?;
-    scene.run(SOON)
+    scene.settle(SOON)
 }
 
 /// From all members; its own links stay up.
@@ -74,14 +74,14 @@ fn cut_rank_off(scene: &mut Scene<'_>, rank: usize) -> Result<(), Error> {
     is_suspected(scene, &victim);
     scene.last(USUAL_TIME)?;
     fault::heal(&scene.site.lab)?;
-    scene.run(SOON)
+    scene.settle(SOON)
 }
 
 pub(super) fn all(scene: &mut Scene<'_>) -> Result<(), Error> {
     kill_all(scene)?;
     scene.last(AWAY)?;
     start_all(scene)?;
-    scene.run(USUAL_TIME)
+    scene.settle(USUAL_TIME)
 }
 
 pub(super) fn all_and_ingress(scene: &mut Scene<'_>) -> Result<(), Error> {
@@ -89,7 +89,7 @@ pub(super) fn all_and_ingress(scene: &mut Scene<'_>) -> Result<(), Error> {
     ingress::kill_one(scene)?;
     scene.last(AWAY)?;
     start_all(scene)?;
-    scene.run(USUAL_TIME)
+    scene.settle(USUAL_TIME)
 }
 
 fn kill_all(scene: &mut Scene<'_>) -> Result<(), Error> {
