@@ -263,12 +263,12 @@ fn agents_are_asked_every_100_ms_and_ask_every_second() {
 }
 
 #[test]
-fn a_tracker_names_the_backends_that_are_silent() {
+fn a_tracker_names_the_backends_and_trackers_that_are_silent() {
     let mut net = Net::new(vec![Host::new(TRACKER, 0, 200), Host::new(BACKEND, 0, 300)]);
     net.run(2900);
     assert_eq!(net.hosts[0].peers.silent(net.now).count(), 0, "not before dead_after");
     net.run(200);
-    assert_eq!(net.hosts[0].peers.silent(net.now).collect::<Vec<_>>(), [id(22)]);
+    assert_eq!(net.hosts[0].peers.silent(net.now).collect::<Vec<_>>(), [id(22), TRACKER_2]);
 
     let mut ingress = Host::new(INGRESS, 0, 100);
     let now = net.now;
@@ -279,7 +279,7 @@ fn a_tracker_names_the_backends_that_are_silent() {
     let answer = &net.host(0).io.sent.back().unwrap().0;
     let (_, payload) = Body::parse(&answer.bytes()[36..], &snapshot().keys().mac_keys).unwrap();
     let (_, silent) = Probe::parse(payload).unwrap();
-    assert_eq!(silent.iter().collect::<Vec<_>>(), [id(22)]);
+    assert_eq!(silent.iter().collect::<Vec<_>>(), [id(22), TRACKER_2]);
 }
 
 #[test]
