@@ -177,7 +177,9 @@ impl Backend {
             | Report::BackendDead { .. }
             | Report::Warm(_)
             | Report::WaitsFor { .. }
-            | Report::MayLeave => None,
+            | Report::MayLeave
+            | Report::Sole(_)
+            | Report::SoleChanged { .. } => None,
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Members {
     /// Workers of a tracker that do not yet know what all backends have, and whom they wait for.
     cold: BTreeSet<WorkerId>,
     waited_for: BTreeSet<MemberId>,
+    /// Workers of a tracker that decide alone for some partitions.
+    sole: BTreeSet<WorkerId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +33,7 @@ impl Members {
             seen: BTreeMap::new(),
             cold: BTreeSet::new(),
             waited_for: BTreeSet::new(),
+            sole: BTreeSet::new(),
         }
     }
 
@@ -51,6 +54,17 @@ impl Members {
             Report::Warm(false) => {
                 self.cold.insert(worker);
             }
+            Report::Sole(sole) => {
+                let was = self.is_sole();
+                if sole {
+                    self.sole.insert(worker);
+                } else {
+                    self.sole.remove(&worker);
+                }
+                if self.is_sole() != was {
+                    crate::tell("", report);
+                }
+            }
             Report::WaitsFor { member } => {
                 self.waited_for.insert(member);
             }
@@ -69,7 +83,8 @@ impl Members {
             | Report::ListMismatch { .. }
             | Report::BackendDead { .. }
             | Report::MayLeave
-            | Report::Collect(_) => {}
+            | Report::Collect(_)
+            | Report::SoleChanged { .. } => {}
         }
     }
 
@@ -82,7 +97,12 @@ impl Members {
             Report::PeerAlive { member } => (member, |seen| seen.alive = true),
             Report::PeerSuspect { member } => (member, |seen| seen.alive = false),
             Report::ListMismatch { member } | Report::BackendDead { member } => (member, |_| {}),
-            Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave | Report::Collect(_) => {
+            Report::Warm(_)
+            | Report::WaitsFor { .. }
+            | Report::MayLeave
+            | Report::Collect(_)
+            | Report::Sole(_)
+            | Report::SoleChanged { .. } => {
                 return;
             }
         };
@@ -105,6 +125,12 @@ impl Members {
     pub fn cold(&self) -> Option<Vec<&str>> {
         let name = |id: &MemberId| self.cluster.member(*id).map(|m| m.name.as_str());
         (!self.cold.is_empty()).then(|| self.waited_for.iter().filter_map(name).collect())
+    }
+
+    /// Whether a worker decides alone for some partitions.
+    #[must_use]
+    pub fn is_sole(&self) -> bool {
+        !self.sole.is_empty()
     }
 
     pub(crate) fn status(&self) -> Value {

@@ -252,6 +252,8 @@ impl Yann {
                 Report::BackendDead { .. }
                 | Report::Warm(_)
                 | Report::WaitsFor { .. }
+                | Report::Sole(_)
+                | Report::SoleChanged { .. }
                 | Report::MayLeave => {}
             }
         }
