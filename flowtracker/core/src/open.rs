@@ -1,6 +1,6 @@
 //! Open: from an ingress, for a new flow; from a tracker, for our vote.
 
-use jlb_flow::Cookie;
+use jlb_flow::{Cookie, FlowId};
 use jlb_map::{MAX_REJECT_TTL, MemberRole, Service, ServiceId, Trio};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
 use jlb_wire::{Incarnation, MemberId, Protocol};
@@ -36,6 +36,7 @@ impl<R: Rules> Tracker<R> {
         message: Message<B>,
         io: &mut impl Io<B>,
     ) {
+        self.free_from_the_dead(now, &message.flow);
         let (tuple, control) = (&message.tuple, &message.control);
         let vip = tuple.vip();
         let Some(service) = self.snapshot.service(vip.ip(), vip.port(), tuple.protocol()) else {
@@ -84,6 +85,16 @@ impl<R: Rules> Tracker<R> {
             self.send_state(message, Whereabouts::At(backend, incarnation), io);
         } else {
             io.drop(message.buf, why);
+        }
+    }
+
+    /// A vote for a dead backend is free: at once when somebody asks, without its Cancel's being due, which may be a second away.
+    fn free_from_the_dead(&mut self, now: Nanos, flow: &FlowId) {
+        let Some(Entry::Pending(cookie)) = self.store.entry(flow) else { return };
+        let backend = self.store.pending(cookie).map(|pending| pending.backend);
+        let two = self.rules.on(Rule::TwoWitnesses);
+        if backend.is_some_and(|backend| self.peers.dead(now, backend, two)) {
+            self.store.remove(flow);
         }
     }
 
