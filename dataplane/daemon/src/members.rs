@@ -14,7 +14,7 @@ pub struct Members {
     seen: BTreeMap<MemberId, Seen>,
     /// Workers of a tracker that do not yet know what all backends have, and whom they wait for.
     cold: BTreeSet<WorkerId>,
-    waited_for: BTreeSet<MemberId>,
+    waited_for: BTreeMap<WorkerId, Vec<MemberId>>,
     /// Workers of a tracker that decide alone for some partitions.
     sole: BTreeSet<WorkerId>,
 }
@@ -32,7 +32,7 @@ impl Members {
             me,
             seen: BTreeMap::new(),
             cold: BTreeSet::new(),
-            waited_for: BTreeSet::new(),
+            waited_for: BTreeMap::new(),
             sole: BTreeSet::new(),
         }
     }
@@ -47,9 +47,7 @@ impl Members {
         match report {
             Report::Warm(true) => {
                 self.cold.remove(&worker);
-                if self.cold.is_empty() {
-                    self.waited_for.clear();
-                }
+                self.waited_for.remove(&worker);
             }
             Report::Warm(false) => {
                 self.cold.insert(worker);
@@ -66,7 +64,12 @@ impl Members {
                 }
             }
             Report::WaitsFor { member } => {
-                self.waited_for.insert(member);
+                // A round goes through the list by id: what comes behind the last one begins another.
+                let waits_for = self.waited_for.entry(worker).or_default();
+                if waits_for.last().is_some_and(|&last| last >= member) {
+                    waits_for.clear();
+                }
+                waits_for.push(member);
             }
             Report::PeerBoot { .. }
             | Report::PeerAlive { .. }
@@ -124,7 +127,8 @@ impl Members {
     #[must_use]
     pub fn cold(&self) -> Option<Vec<&str>> {
         let name = |id: &MemberId| self.cluster.member(*id).map(|m| m.name.as_str());
-        (!self.cold.is_empty()).then(|| self.waited_for.iter().filter_map(name).collect())
+        let waited_for: BTreeSet<_> = self.waited_for.values().flatten().collect();
+        (!self.cold.is_empty()).then(|| waited_for.into_iter().filter_map(name).collect())
     }
 
     /// Whether a worker decides alone for some partitions.
