@@ -130,9 +130,7 @@ impl<R: Rules> Tracker<R> {
                 return Whereabouts::At(t.backend, t.incarnation);
             }
         }
-        // One tracker cannot say that nobody knows.
-        let partition = message.flow.partition();
-        if self.is_cold(partition) || self.sole.owns(partition) {
+        if self.warmth.is_cold(message.flow.partition()) {
             Whereabouts::NotYet
         } else {
             Whereabouts::Unknown

@@ -9,5 +9,4 @@ mod leave;
 mod property;
 mod query;
 mod second;
-mod sole;
 mod world;

@@ -20,8 +20,7 @@ mod sockets;
 mod word;
 
 pub use agent::{
-    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, Owners, REFRESH_IDLE,
-    REFRESH_SESSIONS, SOLE_SILENT, SOLE_WORKERS,
+    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, REFRESH_IDLE, REFRESH_SESSIONS,
 };
 pub use event::{EventKind, KernelEvent};
 pub use kernel::{
