@@ -636,6 +636,7 @@ impl Peers {
     ) {
         let body = Body {
             kind,
+            version: self.snapshot.protocol(),
             flags,
             epoch: self.snapshot.epoch(),
             sender: self.config.id,
