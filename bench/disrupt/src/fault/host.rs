@@ -36,10 +36,24 @@ fn daemons(scene: &Scene<'_>) -> Result<Vec<i32>, Error> {
 }
 
 pub(super) fn cpu_hogs(scene: &mut Scene<'_>) -> Result<(), Error> {
+    let before = suspicions(scene)?;
     scene.inject("hogs take the CPU", &Fault::CpuHogs(HOGS))?;
     scene.last(Duration::from_secs(60))?;
+    let wrong = suspicions(scene)? - before;
+    scene.say(&format!("{wrong} members were suspected, all of them wrongly"));
     fault::heal(&scene.site.lab)?;
     scene.settle(SOON)
+}
+
+/// How often a daemon has found another member silent.
+fn suspicions(scene: &Scene<'_>) -> Result<f64, Error> {
+    let mut sum = 0.0;
+    for node in scene.site.lab.nodes() {
+        if node.daemon()?.is_some() {
+            sum += node.metrics()?.sum("jlb_member_suspicions_total", &[]).unwrap_or(0.0);
+        }
+    }
+    Ok(sum)
 }
 
 pub(super) fn config_reload(scene: &mut Scene<'_>) -> Result<(), Error> {
