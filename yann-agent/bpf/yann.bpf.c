@@ -76,13 +76,33 @@ FUNCTION int believe(const struct host *h, const struct control *c, const struct
 	return accept_sequence(from->id, bpf_be64_to_cpu(c->boot), bpf_be64_to_cpu(c->sequence));
 }
 
-/* Two distinct trackers stored it, and they are the ones that we know. */
-FUNCTION int votes(const struct control *c)
+/* The tracker that alone decides on a flow, or 0. */
+FUNCTION __u16 sole_owner(const struct host *h, const struct tuple *t)
 {
+	__u32 key = flow_partition(h->hash_key, t);
+	__u16 *owner = bpf_map_lookup_elem(&sole, &key);
+
+	return owner ? *owner : 0;
+}
+
+/* Two distinct trackers stored it, and they are the ones that we know; or the sole owner did. */
+FUNCTION int votes(const struct host *h, const struct control *c, const struct tuple *t)
+{
+	__u16 owner;
 	int refused;
 
 	if (c->flags & bpf_htons(INCUMBENT))
 		return 0;
+	owner = sole_owner(h, t);
+	if (owner) {
+		be16 id = bpf_htons(owner);
+		be64 boot = bpf_cpu_to_be64(boot_of(owner));
+
+		/* Nobody else's vote counts. */
+		if (c->sender != id || c->head != id || c->second != id || c->word_a != boot || c->word_b != boot)
+			return REFUSED(DROP_SOLE_OWNER);
+		return 0;
+	}
 	if (!c->head || !c->second || c->head == c->second || c->sender != c->second ||
 	    !has_role(bpf_ntohs(c->head), ROLE_FLOWTRACKER))
 		return REFUSED(DROP_UNEXPECTED);
@@ -120,7 +140,7 @@ FUNCTION int on_control(context *ctx, const struct host *h, struct work *w, cons
 	if (decapsulated_traffic_class(w->outer.traffic_class, p->traffic_class) < 0)
 		return drop(DROP_CONGESTION);
 	if (c->kind == OPEN) {
-		refused = votes(c);
+		refused = votes(h, c, &p->tuple);
 		if (refused)
 			return drop(refused - 1);
 		/* A SYN or a datagram, of this incarnation; an incumbent is one of TCP. */

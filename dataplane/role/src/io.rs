@@ -68,6 +68,14 @@ pub enum Report {
     MayLeave,
     /// A tracker's worker pulls the flows of its partitions: an agent's daemon is to collect them from the kernel half.
     Collect(Collect),
+    /// A tracker's worker decides alone for some partitions, since no other member of their trios answers; or not any more.
+    Sole(bool),
+    /// An agent's sole owners have changed, for the so-manieth time: its daemon is to write them into the kernel half's map,
+    /// and to say when that is done.
+    SoleChanged {
+        /// Which change.
+        change: u64,
+    },
 }
 
 /// Whose flows an agent's daemon is to collect.

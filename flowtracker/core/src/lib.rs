@@ -18,6 +18,7 @@
 //! | `refresh` | one pull: batches asked for and come |
 //! | `sources` | the backends' end markers, and whom to pull when |
 //! | `warmth` | the partitions of which we do not yet know all flows |
+//! | `sole` | the last one of a trio decides alone |
 //! | `leave` | when we may go without loss |
 //! | `send` | the messages that we write |
 //! | `store` | flows, pending entries, tombstones, refusals; all bounded |
@@ -34,6 +35,7 @@ mod pull;
 mod query;
 mod refresh;
 mod send;
+mod sole;
 mod sources;
 mod store;
 mod tracker;

@@ -35,8 +35,9 @@ impl<R: Rules> Tracker<R> {
             // The rest of it was used.
             Err(why) => io.drop(received.buf, why),
         }
-        if self.sources.end(now, body.sender, self.snapshot.epoch()) {
+        if let Some(owner) = self.sources.end(now, body.sender, self.snapshot.epoch()) {
             self.store.start_sweep();
+            self.on_listed_owner(now, body.sender, owner);
         }
         for pull in self.sources.questions_to(now, body.sender) {
             self.send_pull(pull, io);
@@ -138,6 +139,7 @@ impl<R: Rules> Tracker<R> {
     pub(crate) fn pull<B: PacketBuf>(&mut self, now: Nanos, io: &mut impl Io<B>) {
         let mut pulls: ArrayVec<Pull, { crate::sources::QUESTIONS }> = ArrayVec::new();
         if self.sources.scan_is_due(now) {
+            self.mind_the_trio(now, io);
             self.warm_up(now, io);
             self.report_leave(now, io);
             let (peers, rules) = (&self.peers, self.rules);
@@ -168,7 +170,8 @@ impl<R: Rules> Tracker<R> {
             if any && self.rules.on(Rule::OneEpoch) {
                 let (ours, peers) = (self.ours(), &self.peers);
                 let two = self.rules.on(Rule::TwoWitnesses);
-                self.warmth.warm_up(now, ours, peers, |id| peers.dead(now, id, two));
+                let alone = |partition| self.sole.owns(partition);
+                self.warmth.warm_up(now, ours, peers, alone, |id| peers.dead(now, id, two));
             } else {
                 self.warmth.warm_all();
             }

@@ -130,7 +130,9 @@ impl<R: Rules> Tracker<R> {
                 return Whereabouts::At(t.backend, t.incarnation);
             }
         }
-        if self.warmth.is_cold(message.flow.partition()) {
+        // One tracker cannot say that nobody knows.
+        let partition = message.flow.partition();
+        if self.is_cold(partition) || self.sole.owns(partition) {
             Whereabouts::NotYet
         } else {
             Whereabouts::Unknown

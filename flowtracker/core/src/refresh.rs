@@ -43,6 +43,8 @@ pub(crate) struct Session {
 struct List {
     batches: u32,
     counter: u64,
+    /// Whom the agent obeys alone.
+    sole: u16,
     /// The agent's start: the upper half of its sequence numbers.
     start: u64,
 }
@@ -114,7 +116,8 @@ impl Session {
             return Err(Reason::Malformed);
         }
         let (batches, counter) = (refresh.batches, refresh.counter);
-        let list = List { batches, counter, start: body.sequence >> 32 };
+        let sole = refresh.sole;
+        let list = List { batches, counter, sole, start: body.sequence >> 32 };
         if body.boot != self.boot || self.list.is_some_and(|first| first != list) {
             self.mixed = true;
             return Err(Reason::Unexpected);
@@ -126,10 +129,10 @@ impl Session {
         Ok(())
     }
 
-    /// The backend's counter when the flows were collected, once all batches and END are here.
-    pub(crate) fn over(&self) -> Option<u64> {
+    /// The backend's counter when the flows were collected, and the sole owner that it obeys, once all batches and END are here.
+    pub(crate) fn over(&self) -> Option<(u64, u16)> {
         let list = self.list.filter(|list| self.asked.is_empty() && self.next > list.batches)?;
-        (!self.mixed).then_some(list.counter)
+        (!self.mixed).then_some((list.counter, list.sole))
     }
 
     /// Whether it must start anew.
@@ -206,11 +209,11 @@ mod tests {
         take(&mut s, answer(2, 2)).unwrap();
         assert_eq!(s.over(), None, "END came first");
         take(&mut s, answer(1, 2)).unwrap();
-        assert_eq!(s.over(), Some(77));
+        assert_eq!(s.over(), Some((77, 0)));
         let mut s = session();
         s.due(Nanos::ZERO);
         take(&mut s, answer(0, 0)).unwrap();
-        assert_eq!(s.over(), Some(77), "no flows");
+        assert_eq!(s.over(), Some((77, 0)), "no flows");
     }
 
     #[test]

@@ -27,6 +27,8 @@ const RETRY_FULL: Nanos = Nanos::from_secs(1);
 /// One that met other entries after the third, so often at most: by then those backends were pulled, too.
 const RETRY_DISPUTE: Nanos = Nanos::from_millis(200);
 const DISPUTES: u8 = 5;
+/// One from a backend that obeys another tracker after the fourth.
+const RETRY_SOLE: Nanos = Nanos::from_millis(200);
 
 /// The backends as sources of what is known of flows.
 #[derive(Debug)]
@@ -37,13 +39,33 @@ pub(crate) struct Sources {
     /// Where the next round goes on, among the backends of the list.
     cursor: usize,
     scan_at: Nanos,
+    /// How often all markers became void, and before when nobody is asked for another one.
+    fence: u32,
+    not_before: Nanos,
+    /// Whom backends may obey alone if their markers are to count for us: us, or nobody.
+    owners: Owners,
     nonces: Random,
     /// Batches that came and were used.
     pub(crate) batches: u64,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Owners {
+    me: u16,
+    /// Some of our partitions are ours alone: who does not obey us tells us nothing that counts.
+    alone: bool,
+}
+
+impl Owners {
+    const fn admit(self, owner: u16) -> bool {
+        owner == self.me || owner == 0 && !self.alone
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Source {
+    /// [`Sources::fence`] of that marker.
+    fence: u32,
     /// Boot and epoch of the last end marker.
     marker: Option<(BootId, Epoch)>,
     /// When to pull, if it has a marker that counts; else not before `retry`.
@@ -78,6 +100,9 @@ impl Sources {
             sessions: ArrayVec::new(),
             cursor: 0,
             scan_at: Nanos::ZERO,
+            fence: 0,
+            not_before: Nanos::ZERO,
+            owners: Owners { me: 0, alone: false },
             nonces: Random::new(seed),
             batches: 0,
         }
@@ -91,8 +116,9 @@ impl Sources {
 
     /// The same in this epoch: its end marker counts.
     pub(crate) fn marked(&self, backend: MemberId, boot: Option<BootId>, epoch: Epoch) -> bool {
-        let marker = self.sources[backend.index()].marker;
-        marker.is_some_and(|(of, in_epoch)| Some(of) == boot && in_epoch == epoch)
+        let source = &self.sources[backend.index()];
+        source.fence == self.fence
+            && source.marker.is_some_and(|(of, in_epoch)| Some(of) == boot && in_epoch == epoch)
     }
 
     /// What marks an entry of that backend that is heard of now.
@@ -130,6 +156,19 @@ impl Sources {
         self.scan_at = Nanos::ZERO;
     }
 
+    /// All are asked again, from that time on, though what they told stands: others may have decided something since (rule 14).
+    pub(crate) fn renew(&mut self, not_before: Nanos, me: MemberId, alone: bool) {
+        self.fence = self.fence.wrapping_add(1);
+        self.not_before = not_before;
+        self.sessions.clear();
+        self.set_alone(me, alone);
+    }
+
+    /// Whether some partitions are ours alone.
+    pub(crate) const fn set_alone(&mut self, me: MemberId, alone: bool) {
+        self.owners = Owners { me: me.as_u16(), alone };
+    }
+
     /// A backend is dead: what it says next must be all that it has.
     pub(crate) fn forget(&mut self, backend: MemberId) {
         self.sources[backend.index()].marker = None;
@@ -155,6 +194,9 @@ impl Sources {
         dead: impl Fn(MemberId) -> bool,
     ) {
         let backends = snapshot.with_role(MemberRole::Backend);
+        if now < self.not_before {
+            return;
+        }
         for _ in 0..backends.len().min(SCANNED) {
             if self.sessions.is_full() {
                 // The next round goes on here: everybody has a turn.
@@ -234,20 +276,22 @@ impl Sources {
     }
 
     /// Ends the pull of a backend if all of it is here: its marker counts from now on, unless something found no room.
-    /// What it did not list can be swept then.
-    pub(crate) fn end(&mut self, now: Nanos, backend: MemberId, epoch: Epoch) -> bool {
+    /// What it did not list can be swept then. Gives whom it obeys alone.
+    pub(crate) fn end(&mut self, now: Nanos, backend: MemberId, epoch: Epoch) -> Option<u16> {
         let at = self.sessions.iter().position(|s| s.backend == backend);
-        let Some((at, counter)) = at.and_then(|at| Some((at, self.sessions[at].over()?))) else {
-            return false;
-        };
+        let (at, (counter, owner)) = at.and_then(|at| Some((at, self.sessions[at].over()?)))?;
         let session = self.sessions.swap_remove(at);
         let boot = session.boot;
         let long = now.since(session.started) > REPLAY_WINDOW;
         let source = &mut self.sources[backend.index()];
         source.again = now + if long { REFRESH_SOON } else { REFRESH_EVERY };
         source.listed = Some(Listed { boot, counter });
-        let counts = source.marker == Some((boot, epoch));
-        if session.incomplete {
+        let counts = source.marker == Some((boot, epoch)) && source.fence == self.fence;
+        if !self.owners.admit(owner) {
+            // Another one decides there, and what it decided may not be in this list.
+            source.marker = None;
+            source.retry = now + RETRY_SOLE;
+        } else if session.incomplete {
             source.retry = now + RETRY_FULL;
         } else if session.in_the_way && !counts && source.disputes < DISPUTES {
             // What is in the way may be over, as a late Accept is, and goes with its own backend's list; a marker that
@@ -257,9 +301,10 @@ impl Sources {
         } else {
             source.disputes = 0;
             source.marker = Some((boot, epoch));
+            source.fence = self.fence;
         }
         self.scan_at = Nanos::ZERO;
-        true
+        Some(owner)
     }
 
     /// The next questions of one backend's pull.

@@ -9,4 +9,5 @@ mod leave;
 mod property;
 mod query;
 mod second;
+mod sole;
 mod world;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jlb_flow::PARTITIONS;
 use jlb_hostnet::{Desired, HostNet, Warning};
 use jlb_map::Snapshot;
 use jlb_node::{Daemon, Setup, random_u64};
@@ -125,6 +126,8 @@ pub struct Yann {
     sweeps: u64,
     cpu: load::Cpu,
     beaten: Nanos,
+    /// The change of sole owners that the map does not have yet.
+    sole_change: Option<u64>,
 }
 
 /// Time since the host's start, as eBPF's `bpf_ktime_get_ns` says it.
@@ -160,7 +163,12 @@ impl Yann {
             capacity: yann.flow_capacity,
             max_connections: yann.max_connections.map_or(0, core::num::NonZeroU32::get),
         };
+        let epoch = maps.host.get(0).map_err(MapsError::from)?.epoch;
         config::configure(&mut maps, setup.me, &setup.cluster, limits)?;
+        // Who decided alone did so in an epoch.
+        if epoch != setup.cluster.epoch().0 {
+            maps.set_sole_owners(&[0; PARTITIONS])?;
+        }
 
         let member = setup.cluster.member(setup.me).ok_or(YannError::NoSection)?;
         let (v4, v6) = (member.addresses.v4, member.addresses.v6);
@@ -170,7 +178,11 @@ impl Yann {
 
         let seed = random_u64().map_err(system("/dev/urandom"))?;
         let agent_config = AgentConfig { id: setup.me, seed, close_capacity: CLOSES };
-        let agent = Agent::new(agent_config, Arc::clone(&setup.cluster), AllRules, now(), &word);
+        let mut agent =
+            Agent::new(agent_config, Arc::clone(&setup.cluster), AllRules, now(), &word);
+        agent.adopt_sole_owners(now(), &*maps.sole_owners()?, |id| {
+            maps.boots.get(id.as_u16().into()).map_or(BootId(0), BootId)
+        });
         let collector = Collector::new(pins, (capacities.flows, capacities.answers), now)?;
         let ended = maps.answers.entries().filter_map(|(k, a)| KernelEvent::of_answer(&k, &a));
         let ended = ended.take(CLOSES).collect();
@@ -200,6 +212,7 @@ impl Yann {
             sweeps: 0,
             cpu: load::Cpu::default(),
             beaten: Nanos::ZERO,
+            sole_change: None,
         })
     }
 
@@ -248,12 +261,30 @@ impl Yann {
                     warn!("`{}` has another member list of the same generation", name(member));
                 }
                 Report::Collect(order) => self.handle_order(order),
+                Report::SoleChanged { change } => self.sole_change = Some(change),
                 // No agent says any of these.
                 Report::BackendDead { .. }
                 | Report::Warm(_)
                 | Report::WaitsFor { .. }
+                | Report::Sole(_)
                 | Report::MayLeave => {}
             }
+        }
+        self.write_sole_owners();
+    }
+
+    /// The fence of rule 14: the kernel half first, then the acknowledgement.
+    fn write_sole_owners(&mut self) {
+        let Some(change) = self.sole_change else { return };
+        match self.maps.set_sole_owners(self.agent.sole_owners()) {
+            Ok(()) => {
+                self.sole_change = None;
+                let alone = self.agent.sole_owners().iter().filter(|&&owner| owner != 0).count();
+                info!("new flows of {alone} partitions need the vote of one tracker alone");
+                self.agent.event(now(), AgentEvent::SoleWritten { change }, &mut self.out);
+            }
+            // It is tried again every second.
+            Err(e) => warn!("cannot note who decides alone: {e}"),
         }
     }
 
@@ -478,7 +509,8 @@ impl Daemon for Yann {
         let known = |id: &MemberId| self.agent.peers().boot(*id).is_some();
         let trackers = self.cluster.with_role(jlb_map::MemberRole::FlowTracker);
         // Rule 1 wants two; a cluster that has fewer waits for all of them.
-        let needed = trackers.len().min(2);
+        let alone = self.agent.sole_owners().iter().any(|&owner| owner != 0);
+        let needed = trackers.len().min(if alone { 1 } else { 2 });
         if trackers.iter().filter(|id| known(id)).count() < needed {
             return vec!["fewer than two flow trackers have answered".to_owned()];
         }

@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use jlb_flow::PARTITIONS;
+use jlb_yann_core::Owners;
 use jlb_yann_core::maps::{
     AddressKey, Answer, AnswerKey, Egress, Flow, Host, Member, MemberAt, Service, ServiceKey,
     Shared, Vip, Window, WindowKey,
@@ -242,6 +244,8 @@ maps! {
     member_addresses: HashOf<AddressKey, MemberAt, 20, 4>,
     /// Boot ids by member id.
     boots: ArrayOf<u64, 8>,
+    /// Sole owners, by partition.
+    sole: ArrayOf<u16, 2>,
     /// Sequence windows.
     windows: HashOf<WindowKey, LockedWindow, 4, 152>,
     /// Ways out.
@@ -325,7 +329,7 @@ fn pinned(pins: &Path, name: &'static str) -> Result<Map, MapsError> {
 }
 
 impl Maps {
-    /// Forgets all flows and answers: they are of a network that is gone.
+    /// Forgets all flows, answers and sole owners: they are of a network that is gone.
     ///
     /// # Errors
     /// When a map does not work.
@@ -336,6 +340,31 @@ impl Maps {
             self.live.set(slot, &0)?;
         }
         self.live_all.set(0, &0)?;
+        self.set_sole_owners(&[0; PARTITIONS])
+    }
+
+    /// Who decides alone, by partition.
+    ///
+    /// # Errors
+    /// When the map does not work.
+    pub fn sole_owners(&self) -> Result<Box<Owners>, MapsError> {
+        let mut owners = Box::new([0; PARTITIONS]);
+        for (partition, owner) in (0..).zip(owners.iter_mut()) {
+            *owner = self.sole.get(partition)?;
+        }
+        Ok(owners)
+    }
+
+    /// Says who decides alone. What stays is never away.
+    ///
+    /// # Errors
+    /// When the map does not work.
+    pub fn set_sole_owners(&mut self, owners: &Owners) -> Result<(), MapsError> {
+        for (partition, owner) in (0..).zip(owners) {
+            if self.sole.get(partition)? != *owner {
+                self.sole.set(partition, owner)?;
+            }
+        }
         Ok(())
     }
 

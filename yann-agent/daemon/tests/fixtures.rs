@@ -7,6 +7,7 @@ mod common;
 mod pair;
 
 use common::*;
+use jlb_flow::PARTITIONS;
 use jlb_map::Admission;
 use jlb_role::{Nanos, Reason};
 use jlb_wire::{
@@ -251,6 +252,36 @@ fn an_open_that_cannot_be_believed_is_dropped() {
     let late = udp(9);
     p.set_stack(0, 0, false);
     assert!(matches!(p.admit(&late, 0), Verdict::Send { .. }), "and the first one signs");
+}
+
+#[test]
+fn rows_of_a_sole_owner() {
+    let mut p = Pair::new(LIMITS);
+    for tuple in all_kinds() {
+        p.begin(&snapshot(|_| {}), LIMITS);
+        let isn = if pair::is_tcp(&tuple) { 700 } else { 0 };
+        let alone = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        assert_eq!(p.dropped(&packet(&alone, &tuple)), Some(Reason::Unexpected));
+        // Another partition's owner is nobody here.
+        let mut owners = [SECOND.as_u16(); PARTITIONS];
+        owners[partition(&tuple).index()] = 0;
+        p.obey(&owners);
+        let alone = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        assert_eq!(p.dropped(&packet(&alone, &tuple)), Some(Reason::Unexpected));
+        let mut owners = [HEAD.as_u16(); PARTITIONS];
+        owners[partition(&tuple).index()] = SECOND.as_u16();
+        p.obey(&owners);
+        for votes in [(HEAD, SECOND), (SECOND, HEAD), (HEAD, HEAD)] {
+            let open = p.host.open_by(votes, &tuple, isn);
+            assert_eq!(p.dropped(&packet(&open, &tuple)), Some(Reason::SoleOwner));
+        }
+        let open = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        let other_boot = Control { word_b: open.word_b + 1, ..open };
+        assert_eq!(p.dropped(&packet(&other_boot, &tuple)), Some(Reason::SoleOwner));
+        let open = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        p.send(open, &tuple);
+        assert!(p.host.kernel.flow(&tuple).is_some());
+    }
 }
 
 #[test]

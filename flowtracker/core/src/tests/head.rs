@@ -127,6 +127,8 @@ fn another_incarnation_never_displaces_an_incumbent() {
 fn any_live_member_of_the_trio_may_be_second_the_first_one_is() {
     let flow = Flow::new(RESET, 0);
     let mut w = World::new(T1);
+    // Nobody obeys it alone: that is another test's.
+    w.deaf.extend(BACKENDS);
     w.down.insert(T2);
     w.run(200);
     w.open(&flow);

@@ -1,5 +1,6 @@
 //! What the daemon writes into the maps.
 
+use jlb_flow::PARTITIONS;
 use jlb_map::{Family, MemberRole, ReturnPath, Snapshot};
 use jlb_role::{Rule, Rules};
 use jlb_wire::{BootId, MemberId};
@@ -148,6 +149,11 @@ impl<R: Rules> Kernel<R> {
         if key.worker < window::WORKERS {
             self.windows.entry(key).or_insert_with(|| window::starting_at(sequence));
         }
+    }
+
+    /// Who decides alone, by partition ([`crate::Agent::sole_owners`]).
+    pub fn obey(&mut self, owners: &[u16; PARTITIONS]) {
+        self.sole.copy_from_slice(owners);
     }
 
     /// Live flows of all services that the host wants to have; 0: no limit (`max_connections` of its own file).

@@ -15,7 +15,7 @@ mod window;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use jlb_flow::FlowHasher;
+use jlb_flow::{FlowHasher, PARTITIONS};
 use jlb_map::Snapshot;
 use jlb_role::{Nanos, Reason, Rules};
 use jlb_wire::{
@@ -104,6 +104,8 @@ pub struct Kernel<R: Rules> {
     members: BTreeMap<MemberId, Member>,
     addresses: BTreeMap<AddressKey, MemberAt>,
     boots: BTreeMap<MemberId, BootId>,
+    /// By partition: the member id of the tracker that alone decides there, or 0.
+    sole: Box<[u16; PARTITIONS]>,
     /// What [`jlb_role::Rule::MarkerFence`] switched off lets in. Never more than one per restart of a member; the eBPF programs
     /// have no such thing.
     former_boots: BTreeSet<(MemberId, BootId)>,
@@ -152,6 +154,7 @@ impl<R: Rules> Kernel<R> {
             members: BTreeMap::new(),
             addresses: BTreeMap::new(),
             boots: BTreeMap::new(),
+            sole: Box::new([0; PARTITIONS]),
             former_boots: BTreeSet::new(),
             windows: BTreeMap::new(),
             egress_hosts: Vec::new(),
@@ -345,6 +348,12 @@ impl<R: Rules> Kernel<R> {
     /// The boot ids that are known.
     pub fn boots(&self) -> impl Iterator<Item = (&MemberId, &BootId)> {
         self.boots.iter()
+    }
+
+    /// The map of sole owners.
+    #[must_use]
+    pub fn sole_owners(&self) -> &[u16; PARTITIONS] {
+        &self.sole
     }
 
     /// The windows.

@@ -356,6 +356,10 @@ fn mend(packet: &mut [u8]) {
     jlb_wire::mend(packet, &parsed).unwrap();
 }
 
+pub fn partition(tuple: &FiveTuple) -> jlb_flow::Partition {
+    FlowHasher::new(HashKey([1; 16])).id(tuple).partition()
+}
+
 pub fn entropy(tuple: &FiveTuple) -> u16 {
     jlb_wire::entropy_port(FlowHasher::new(HashKey([1; 16])).id(tuple).bucket_hash())
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aya::programs::{TestRun as _, TestRunOptions};
+use jlb_flow::PARTITIONS;
 use jlb_map::Snapshot;
 use jlb_role::{AllRules, Nanos, Reason};
 use jlb_wire::{FiveTuple, MemberId, Protocol};
@@ -137,6 +138,15 @@ impl Pair {
             maps.members.set(n.into(), &member).unwrap();
         }
         maps.host.set(0, kernel.host()).unwrap();
+        self.obey(&[0; PARTITIONS]);
+    }
+
+    /// Who decides alone, by partition.
+    pub(crate) fn obey(&mut self, owners: &[u16; PARTITIONS]) {
+        self.host.kernel.obey(owners);
+        for (partition, owner) in (0..).zip(owners) {
+            self.maps.sole.set(partition, owner).unwrap();
+        }
     }
 
     /// A listener on all ports, with so many connections that nobody accepts (or none when `limit` is 0), and a UDP
