@@ -159,6 +159,14 @@ struct {
 	__uint(max_entries, PARTITIONS);
 } sole SEC(".maps");
 
+/* By member id. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct standing);
+	__uint(max_entries, MAX_MEMBER + 1);
+} standing SEC(".maps");
+
 /* A window with what serialises its use: two CPUs may take messages of one sender at once. */
 struct locked_window {
 	struct bpf_spin_lock lock;

@@ -87,14 +87,16 @@ impl Backend {
     /// The daemon starts again: the kernel half, its maps and its word outlived it.
     pub(crate) fn start_daemon(&mut self, now: Nanos, snapshot: &Arc<Snapshot>, seed: u64) {
         if self.kernel.host().epoch != snapshot.epoch().0 {
-            self.kernel.obey(&[0; PARTITIONS]);
+            // Who was shut out still is.
+            self.kernel.obey(&[0; PARTITIONS], core::iter::empty());
         }
         self.kernel.configure(snapshot);
         let config = AgentConfig { id: self.id, seed, close_capacity: 1024 };
         let mut agent = Agent::new(config, Arc::clone(snapshot), self.rules, now, &*self.word);
         let boots: BTreeMap<_, _> = self.kernel.boots().collect();
         let boot = |id| boots.get(&id).map_or(BootId(0), |boot| **boot);
-        agent.adopt_sole_owners(now, self.kernel.sole_owners(), boot);
+        let standings = self.kernel.standings();
+        agent.adopt_sole_owners(now, self.kernel.sole_owners(), standings, boot);
         self.sole_change = None;
         self.agent = Worker::new(agent);
         self.daemon = Life::Up;
@@ -183,8 +185,13 @@ impl Backend {
                 None
             }
             Report::Collect(collect) => Some(collect),
+            Report::Pulled { member, boot, sequence } => {
+                self.kernel.pulled(member, boot, sequence);
+                None
+            }
             Report::SoleChanged { change } => {
-                self.kernel.obey(self.agent.role.sole_owners());
+                let agent = &self.agent.role;
+                self.kernel.obey(agent.sole_owners(), agent.standings());
                 self.sole_change = Some(change);
                 None
             }

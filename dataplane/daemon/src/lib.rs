@@ -321,6 +321,7 @@ pub(crate) fn tell(name: &str, report: Report) {
         | Report::WaitsFor { .. }
         | Report::MayLeave
         | Report::Collect(_)
+        | Report::Pulled { .. }
         | Report::SoleChanged { .. } => {}
     }
 }

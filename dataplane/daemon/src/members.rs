@@ -87,6 +87,7 @@ impl Members {
             | Report::BackendDead { .. }
             | Report::MayLeave
             | Report::Collect(_)
+            | Report::Pulled { .. }
             | Report::SoleChanged { .. } => {}
         }
     }
@@ -105,6 +106,7 @@ impl Members {
             | Report::MayLeave
             | Report::Collect(_)
             | Report::Sole(_)
+            | Report::Pulled { .. }
             | Report::SoleChanged { .. } => {
                 return;
             }

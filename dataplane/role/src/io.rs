@@ -70,7 +70,17 @@ pub enum Report {
     Collect(Collect),
     /// A tracker's worker decides alone for some partitions, since no other member of their trios answers; or not any more.
     Sole(bool),
-    /// An agent's sole owners have changed, for the so-manieth time: its daemon is to write them into the kernel half's map,
+    /// A tracker's worker that was shut out pulls: an agent's daemon is to see to it that the kernel half takes no message
+    /// of that worker up to this one any more, before it writes what [`Self::SoleChanged`] asks for next.
+    Pulled {
+        /// Which tracker.
+        member: MemberId,
+        /// Its boot id.
+        boot: BootId,
+        /// Sequence number of its pull.
+        sequence: u64,
+    },
+    /// An agent's sole owners have changed, or whom they shut out, for the so-manieth time: its daemon is to write them into the kernel half's map,
     /// and to say when that is done.
     SoleChanged {
         /// Which change.

@@ -18,6 +18,7 @@
 //! | `refresh` | one pull: batches asked for and come |
 //! | `sources` | the backends' end markers, and whom to pull when |
 //! | `warmth` | the partitions of which we do not yet know all flows |
+//! | `lease` | whether another one may decide alone |
 //! | `sole` | the last one of a trio decides alone |
 //! | `leave` | when we may go without loss |
 //! | `send` | the messages that we write |
@@ -27,6 +28,7 @@
 
 mod answer;
 mod entry;
+mod lease;
 mod leave;
 mod metrics;
 mod open;

@@ -62,7 +62,9 @@ impl<R: Rules> Tracker<R> {
         }
         if self.is_cold(message.flow.partition()) {
             self.open_unless_new(now, message, Reason::Cold, io);
-        } else if vote && self.sole.owns(message.flow.partition()) {
+        } else if (vote && self.sole.owns(message.flow.partition()))
+            || !self.may_vote(now, message.flow.partition())
+        {
             self.open_unless_new(now, message, Reason::SoleOwner, io);
         } else if control.ingress == Some(control.sender) {
             self.open_from_ingress(now, message, (service, trio), io);

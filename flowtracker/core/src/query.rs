@@ -130,13 +130,10 @@ impl<R: Rules> Tracker<R> {
                 return Whereabouts::At(t.backend, t.incarnation);
             }
         }
-        // One tracker cannot say that nobody knows.
+        // One tracker cannot say that nobody knows, nor can those who vote no more.
         let partition = message.flow.partition();
-        if self.is_cold(partition) || self.sole.owns(partition) {
-            Whereabouts::NotYet
-        } else {
-            Whereabouts::Unknown
-        }
+        let alone = self.sole.owns(partition) || !self.lease.holds(now);
+        if self.is_cold(partition) || alone { Whereabouts::NotYet } else { Whereabouts::Unknown }
     }
 
     /// Somebody waits for a pending flow whose chain may be broken: its backend is asked to decide now.

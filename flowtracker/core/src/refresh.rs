@@ -21,6 +21,8 @@ pub(crate) struct Session {
     pub(crate) backend: MemberId,
     pub(crate) boot: BootId,
     pub(crate) nonce: u64,
+    /// The number of our being shut out that it names: the answer is from after that.
+    pub(crate) shut_out: u8,
     /// What marks the entries that it listed; not 0.
     pub(crate) number: u8,
     pub(crate) started: Nanos,
@@ -60,13 +62,14 @@ impl Session {
     pub(crate) const fn new(
         now: Nanos,
         (backend, boot): (MemberId, BootId),
-        nonce: u64,
+        (nonce, shut_out): (u64, u8),
         number: u8,
     ) -> Self {
         Self {
             backend,
             boot,
             nonce,
+            shut_out,
             number,
             started: now,
             progress: now,
@@ -173,11 +176,11 @@ mod tests {
             sequence: 1 << 32,
             nonce: 9,
         };
-        (body, Refresh { batch, batches, worker: 0, workers: 1, sole: 0, counter: 77 })
+        (body, Refresh { batch, batches, worker: 0, workers: 1, sole: 0, shut_out: 0, counter: 77 })
     }
 
     fn session() -> Session {
-        Session::new(Nanos::ZERO, (BACKEND, BOOT), 9, 1)
+        Session::new(Nanos::ZERO, (BACKEND, BOOT), (9, 0), 1)
     }
 
     fn take(s: &mut Session, (body, refresh): (Body, Refresh)) -> Result<(), Reason> {

@@ -17,14 +17,13 @@ use jlb_role::{
 };
 use jlb_wire::{BodyKind, BootId, MemberId, SoleOwner, body_flags};
 
+use crate::lease::LEASE;
 use crate::tracker::Tracker;
 
 /// So long all others of a trio must be missing before we try to decide alone, and one that is back must answer before we
 /// do not any more.
 const ABSENT: Nanos = Nanos::from_millis(100);
 const BACK: Nanos = Nanos::from_millis(200);
-/// From the last acknowledgement until backends are asked what they have: other trackers that hear them know by then.
-const SETTLES: Nanos = Nanos::from_millis(300);
 /// An order that is not acknowledged is repeated after this, doubling up to the second one; so many in one round at most.
 const REPEAT: Nanos = Nanos::from_millis(25);
 const REPEAT_MOST: Nanos = Nanos::from_millis(200);
@@ -35,8 +34,6 @@ const BACK_OFF: Nanos = Nanos::from_secs(1);
 const BACK_OFF_MORE: u64 = 500;
 /// Agents obey no more who is silent for 3 s. Who did not run for so long does not count on it.
 const STALLED: Nanos = Nanos::from_secs(2);
-/// Owners' workers of whom we remember the last notice.
-const NOTICES: usize = 256;
 
 static SOLE_PARTITIONS: Metric = Metric {
     name: "jlb_sole_partitions",
@@ -49,12 +46,19 @@ static SOLE_PARTITIONS: Metric = Metric {
 struct Order {
     nonce: u64,
     absent: ArrayVec<MemberId, { SoleOwner::MAX_ABSENT }>,
-    /// Under which boot who acknowledged.
-    acknowledged: BTreeMap<MemberId, BootId>,
+    /// Under which boot who acknowledged, and when.
+    acknowledged: BTreeMap<MemberId, (BootId, Nanos)>,
     send_at: Nanos,
     wait: Nanos,
     /// Where the next round goes on, among the backends of the list.
     cursor: usize,
+}
+
+impl Order {
+    /// Whether a backend has acknowledged it under that boot.
+    fn has(&self, backend: MemberId, boot: Option<BootId>) -> bool {
+        self.acknowledged.get(&backend).is_some_and(|&(of, _)| Some(of) == boot)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -77,10 +81,10 @@ pub(crate) struct Sole {
     /// Since when each other tracker is missing, or is back.
     missing: BTreeMap<MemberId, (bool, Nanos)>,
     not_before: Nanos,
+    /// After the last acknowledgement: other trackers hold no lease any more from then on.
+    settled_at: Nanos,
     looked_at: Nanos,
     nonces: Random,
-    /// The last notice of each owner's worker.
-    notices: BTreeMap<(MemberId, u8), u64>,
 }
 
 impl Sole {
@@ -91,9 +95,9 @@ impl Sole {
             count: 0,
             missing: BTreeMap::new(),
             not_before: Nanos::ZERO,
+            settled_at: Nanos::ZERO,
             looked_at: now,
             nonces: Random::new(seed),
-            notices: BTreeMap::new(),
         }
     }
 
@@ -105,6 +109,11 @@ impl Sole {
     /// Whether we neither vote there alone any more nor can anybody else be asked yet.
     pub(crate) fn is_releasing(&self, partition: Partition) -> bool {
         matches!(self.phase, Phase::Releasing(_)) && self.owns(partition)
+    }
+
+    /// Whether others may still vote where we are to do so alone.
+    pub(crate) fn is_settling(&self, now: Nanos) -> bool {
+        now < self.settled_at
     }
 
     /// Whether there is any partition that only we decide on.
@@ -173,9 +182,16 @@ impl<R: Rules> Tracker<R> {
         self.sole.owns(partition) && !self.sole.is_releasing(partition)
     }
 
+    /// Whether our vote counts for a new flow of that partition: nobody decides there alone, or it is us.
+    pub(crate) fn may_vote(&self, now: Nanos, partition: Partition) -> bool {
+        self.votes_alone(partition) || self.lease.holds(now)
+    }
+
     /// Whether what we know of a partition is not all, or may not be acted on.
     pub(crate) fn is_cold(&self, partition: Partition) -> bool {
-        self.warmth.is_cold(partition) || self.sole.is_releasing(partition)
+        self.warmth.is_cold(partition)
+            || self.lease.shut_out.is_some()
+            || self.sole.is_releasing(partition)
     }
 
     /// Looks who is missing and who is back, and goes on with what follows from it.
@@ -193,9 +209,13 @@ impl<R: Rules> Tracker<R> {
                     self.become_sole(now, io);
                 }
             }
-            Phase::Sole(_) if stalled || self.is_somebody_back(now) => self.release(now),
+            Phase::Sole(order)
+                if stalled || self.is_somebody_back(now) || self.is_disobeyed(order) =>
+            {
+                self.release(now);
+            }
             Phase::Sole(_) => {
-                self.forget_who_was_away();
+                self.forget_who_began_anew();
                 self.fence_if_alone(now);
             }
             Phase::Releasing(order) => {
@@ -248,11 +268,10 @@ impl<R: Rules> Tracker<R> {
     /// Every agent that is not dead has said so under the boot that is its current one.
     fn all_acknowledge(&self, now: Nanos, order: &Order) -> bool {
         let two = self.rules.on(Rule::TwoWitnesses);
-        self.snapshot.with_role(MemberRole::Backend).iter().all(|&id| {
-            let known = order.acknowledged.get(&id);
-            (known.is_some() && known.copied() == self.peers.boot(id))
-                || self.peers.dead(now, id, two)
-        })
+        self.snapshot
+            .with_role(MemberRole::Backend)
+            .iter()
+            .all(|&id| order.has(id, self.peers.boot(id)) || self.peers.dead(now, id, two))
     }
 
     /// Nobody else's vote admits a flow there any more: what was admitted by others is asked for, then we vote.
@@ -266,7 +285,8 @@ impl<R: Rules> Tracker<R> {
             }
         }
         self.sole.phase = Phase::Sole(order);
-        self.sources.renew(now + SETTLES, self.peers.me(), true);
+        self.sole.settled_at = now + LEASE;
+        self.sources.renew(self.peers.me(), true);
         self.tell_warmth(io);
         self.tell_sole(was_alone, io);
     }
@@ -281,17 +301,21 @@ impl<R: Rules> Tracker<R> {
             })
     }
 
-    /// Who did not answer may obey us no more: it is told again, and tells us its flows again before it is offered some.
-    fn forget_who_was_away(&mut self) {
+    /// Whether a backend that has acknowledged says that it does not obey us. Perhaps it did not hear us for long: what it
+    /// took since from others we do not know.
+    fn is_disobeyed(&self, order: &Order) -> bool {
+        order.acknowledged.iter().any(|(&id, &(boot, at))| {
+            self.peers
+                .standing(id)
+                .is_some_and(|said| said.boot == boot && said.asked > at && !said.obeys)
+        })
+    }
+
+    /// A backend that began anew obeys nobody, and has no flows: it is told again, and offered flows after it has obeyed.
+    fn forget_who_began_anew(&mut self) {
         let Phase::Sole(order) = &mut self.sole.phase else { return };
-        let (peers, sources) = (&self.peers, &mut self.sources);
-        order.acknowledged.retain(|&id, boot| {
-            let stays = peers.alive(id) && peers.boot(id) == Some(*boot);
-            if !stays {
-                sources.forget(id);
-            }
-            stays
-        });
+        let peers = &self.peers;
+        order.acknowledged.retain(|&id, &mut (boot, _)| peers.boot(id) == Some(boot));
     }
 
     /// We vote alone no more, at once; two do when all agents have acknowledged it.
@@ -309,7 +333,6 @@ impl<R: Rules> Tracker<R> {
     pub(crate) fn sole_of_another_epoch<B: PacketBuf>(&mut self, io: &mut impl Io<B>) {
         let was_alone = self.sole.is_alone();
         self.sole.own_nothing();
-        self.sole.notices.clear();
         self.sources.set_alone(self.peers.me(), false);
         self.tell_sole(was_alone, io);
     }
@@ -344,8 +367,7 @@ impl<R: Rules> Tracker<R> {
             }
             order.cursor = (order.cursor + 1) % backends.len();
             let to = backends[order.cursor];
-            let known = order.acknowledged.get(&to);
-            let done = known.is_some() && known.copied() == self.peers.boot(to);
+            let done = order.has(to, self.peers.boot(to));
             if !done && !self.peers.dead(now, to, two) {
                 sent += 1;
                 let words = (BodyKind::Epoch, flags, order.nonce);
@@ -365,8 +387,7 @@ impl<R: Rules> Tracker<R> {
         received: ReceivedBody<B>,
         io: &mut impl Io<B>,
     ) {
-        let next = self.take_epoch(now, &received, io);
-        match next {
+        match self.take_epoch(now, &received) {
             Ok(None) => {}
             Ok(Some(worker)) => io.hand_over(received.buf, worker),
             Err(why) => io.drop(received.buf, why),
@@ -378,7 +399,6 @@ impl<R: Rules> Tracker<R> {
         &mut self,
         now: Nanos,
         received: &ReceivedBody<B>,
-        io: &mut impl Io<B>,
     ) -> Result<Option<WorkerId>, Reason> {
         let body = received.body;
         if self.snapshot.member(body.sender).is_none_or(|m| m.role != MemberRole::Backend) {
@@ -387,11 +407,7 @@ impl<R: Rules> Tracker<R> {
         if body.epoch != self.snapshot.epoch() {
             return Err(Reason::WrongEpoch);
         }
-        let (sole, absent) = SoleOwner::parse(received.payload()).ok_or(Reason::Malformed)?;
-        if body.flags == body_flags::SOLE_OWNER {
-            let absent: Vec<MemberId> = absent.iter().collect();
-            return self.take_notice(now, body.nonce, sole, &absent, io);
-        }
+        let (sole, _) = SoleOwner::parse(received.payload()).ok_or(Reason::Malformed)?;
         if sole.workers != self.peers.workers() || sole.worker >= sole.workers {
             return Err(Reason::Malformed);
         }
@@ -403,7 +419,10 @@ impl<R: Rules> Tracker<R> {
         let order = self.sole.order_mut().filter(|order| order.nonce == body.nonce);
         let order = order.filter(|_| body.flags == flags).ok_or(Reason::Unexpected)?;
         if sole.owner == Some(me) {
-            order.acknowledged.insert(body.sender, body.boot);
+            // A repeated one says nothing new.
+            if !order.has(body.sender, Some(body.boot)) {
+                order.acknowledged.insert(body.sender, (body.boot, now));
+            }
             return Ok(None);
         }
         // Another one was first. Not both at the same time again.
@@ -413,43 +432,11 @@ impl<R: Rules> Tracker<R> {
         Ok(None)
     }
 
-    /// An agent obeys another tracker alone: what that one decides we do not know.
-    fn take_notice<B: PacketBuf>(
-        &mut self,
-        now: Nanos,
-        nonce: u64,
-        sole: SoleOwner,
-        absent: &[MemberId],
-        io: &mut impl Io<B>,
-    ) -> Result<Option<WorkerId>, Reason> {
-        let owner = sole.owner.filter(|&id| id != self.peers.me()).ok_or(Reason::Malformed)?;
-        let key = (owner, sole.worker);
-        let is_full = self.sole.notices.len() >= NOTICES && !self.sole.notices.contains_key(&key);
-        if is_full {
-            return Err(Reason::NotReady);
-        }
-        if self.sole.notices.insert(key, nonce) != Some(nonce) {
-            let meant =
-                self.snapshot.lonely(owner, (sole.worker, sole.workers), |id| absent.contains(&id));
-            let ours: Vec<Partition> =
-                meant.filter(|&p| self.ours().has(&self.snapshot, p)).collect();
-            if !ours.is_empty() && self.rules.on(Rule::Cold) {
-                ours.iter().for_each(|&p| self.warmth.chill(now, p));
-                self.sources.renew(now, self.peers.me(), self.sole.is_alone());
-                self.tell_warmth(io);
-            }
-        }
-        // Each worker has partitions of its own. Where it came in first it is dropped as one that was seen.
-        let (worker, workers) = (self.peers.worker().0, self.peers.workers());
-        Ok((workers > 1).then(|| WorkerId((worker + 1) % workers)))
-    }
-
     /// A backend's list says whom it obeys. If not us any more, we begin anew.
     pub(crate) fn on_listed_owner(&mut self, now: Nanos, backend: MemberId, owner: u16) {
         let Phase::Sole(order) = &self.sole.phase else { return };
-        let obeyed = order.acknowledged.get(&backend).copied() == self.peers.boot(backend);
-        if obeyed && order.acknowledged.contains_key(&backend) && owner != self.peers.me().as_u16()
-        {
+        let obeyed = order.has(backend, self.peers.boot(backend));
+        if obeyed && owner != self.peers.me().as_u16() {
             self.release(now);
         }
     }

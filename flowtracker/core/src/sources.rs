@@ -39,9 +39,8 @@ pub(crate) struct Sources {
     /// Where the next round goes on, among the backends of the list.
     cursor: usize,
     scan_at: Nanos,
-    /// How often all markers became void, and before when nobody is asked for another one.
+    /// How often all markers became void.
     fence: u32,
-    not_before: Nanos,
     /// Whom backends may obey alone if their markers are to count for us: us, or nobody.
     owners: Owners,
     nonces: Random,
@@ -75,6 +74,8 @@ struct Source {
     disputes: u8,
     /// Of its last pull.
     number: u8,
+    /// Under which boot it said last that we are shut out, and its number of that: a marker of before does not count.
+    shut_out: Option<(BootId, u8)>,
     /// What that pull listed, once it is over and until the next one begins.
     listed: Option<Listed>,
 }
@@ -90,6 +91,8 @@ struct Listed {
 pub(crate) struct Pull {
     pub(crate) to: MemberId,
     pub(crate) nonce: u64,
+    /// The number of our being shut out that we know of.
+    pub(crate) shut_out: u8,
     pub(crate) batch: u32,
 }
 
@@ -101,7 +104,6 @@ impl Sources {
             cursor: 0,
             scan_at: Nanos::ZERO,
             fence: 0,
-            not_before: Nanos::ZERO,
             owners: Owners { me: 0, alone: false },
             nonces: Random::new(seed),
             batches: 0,
@@ -156,10 +158,9 @@ impl Sources {
         self.scan_at = Nanos::ZERO;
     }
 
-    /// All are asked again, from that time on, though what they told stands: others may have decided something since (rule 14).
-    pub(crate) fn renew(&mut self, not_before: Nanos, me: MemberId, alone: bool) {
+    /// All are asked again, though what they told stands: others may have decided something since (rule 14).
+    pub(crate) fn renew(&mut self, me: MemberId, alone: bool) {
         self.fence = self.fence.wrapping_add(1);
-        self.not_before = not_before;
         self.sessions.clear();
         self.set_alone(me, alone);
     }
@@ -167,6 +168,20 @@ impl Sources {
     /// Whether some partitions are ours alone.
     pub(crate) const fn set_alone(&mut self, me: MemberId, alone: bool) {
         self.owners = Owners { me: me.as_u16(), alone };
+    }
+
+    /// A backend says that our votes do not count there: what it told us lacks what was decided without us. Gives whether
+    /// that is news, so that it must tell us again.
+    pub(crate) fn shut_out(&mut self, backend: MemberId, by: (BootId, u8)) -> bool {
+        let source = &mut self.sources[backend.index()];
+        let news = source.shut_out != Some(by);
+        if news {
+            source.shut_out = Some(by);
+            source.retry = Nanos::ZERO;
+            self.forget(backend);
+            self.scan_at = Nanos::ZERO;
+        }
+        news
     }
 
     /// A backend is dead: what it says next must be all that it has.
@@ -194,9 +209,6 @@ impl Sources {
         dead: impl Fn(MemberId) -> bool,
     ) {
         let backends = snapshot.with_role(MemberRole::Backend);
-        if now < self.not_before {
-            return;
-        }
         for _ in 0..backends.len().min(SCANNED) {
             if self.sessions.is_full() {
                 // The next round goes on here: everybody has a turn.
@@ -230,7 +242,8 @@ impl Sources {
         source.number = source.number % u8::MAX + 1;
         source.listed = None;
         let nonce = self.nonces.next();
-        self.sessions.push(Session::new(now, (backend, boot), nonce, source.number));
+        let shut_out = source.shut_out.filter(|&(of, _)| of == boot).map_or(0, |(_, n)| n);
+        self.sessions.push(Session::new(now, (backend, boot), (nonce, shut_out), source.number));
     }
 
     /// Ends what gets no answer or was answered by another boot, and gives the next questions of all others.
@@ -242,8 +255,9 @@ impl Sources {
                 self.sessions.swap_remove(at);
                 continue;
             }
-            let (to, nonce) = (session.backend, session.nonce);
-            session.due(now).into_iter().for_each(|batch| ask(Pull { to, nonce, batch }));
+            let Session { backend: to, nonce, shut_out, .. } = *session;
+            let due = session.due(now).into_iter();
+            due.for_each(|batch| ask(Pull { to, nonce, shut_out, batch }));
         }
     }
 
@@ -311,8 +325,9 @@ impl Sources {
     pub(crate) fn questions_to(&mut self, now: Nanos, backend: MemberId) -> ArrayVec<Pull, WINDOW> {
         let session = self.sessions.iter_mut().find(|s| s.backend == backend);
         session.map_or_else(ArrayVec::new, |session| {
-            let (to, nonce) = (backend, session.nonce);
-            session.due(now).into_iter().map(|batch| Pull { to, nonce, batch }).collect()
+            let (nonce, shut_out) = (session.nonce, session.shut_out);
+            let pull = |batch| Pull { to: backend, nonce, shut_out, batch };
+            session.due(now).into_iter().map(pull).collect()
         })
     }
 

@@ -5,6 +5,7 @@ mod cold;
 mod ends;
 mod epoch;
 mod head;
+mod lease;
 mod leave;
 mod property;
 mod query;

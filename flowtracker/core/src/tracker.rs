@@ -10,6 +10,7 @@ use jlb_role::{
 };
 use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
 
+use crate::lease::Lease;
 use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
 use crate::sole::Sole;
@@ -63,6 +64,7 @@ pub struct Tracker<R: Rules = AllRules> {
     pub(crate) rejects: Rejects,
     pub(crate) sources: Sources,
     pub(crate) warmth: Warmth,
+    pub(crate) lease: Lease,
     pub(crate) sole: Sole,
     /// What was last reported of our warmth, and when those whom we wait for.
     pub(crate) told_warm: Option<bool>,
@@ -106,6 +108,7 @@ impl<R: Rules> Tracker<R> {
             peers,
             sources: Sources::new(seed.rotate_left(32)),
             warmth,
+            lease: Lease::default(),
             sole: Sole::new(now, seed.rotate_left(16)),
             told_warm: None,
             told_at: now,
@@ -249,11 +252,14 @@ impl<R: Rules> Tracker<R> {
 
 impl<R: Rules> Tracker<R> {
     /// Why we may not lead a chain in a partition that we once voted in.
-    pub(crate) fn may_not_head(&self, partition: Partition) -> Option<Reason> {
+    pub(crate) fn may_not_head(&self, now: Nanos, partition: Partition) -> Option<Reason> {
         if !self.snapshot.trio(partition).contains(self.peers.me()) {
             return Some(Reason::NotInTrio);
         }
-        self.is_cold(partition).then_some(Reason::Cold)
+        if self.is_cold(partition) {
+            return Some(Reason::Cold);
+        }
+        (!self.may_vote(now, partition)).then_some(Reason::SoleOwner)
     }
 
     /// Which partitions are this worker's.

@@ -40,12 +40,6 @@ impl Ours {
         Partition::all().skip(usize::from(self.worker)).step_by(workers)
     }
 
-    /// Whether a partition is ours.
-    pub(crate) fn has(self, snapshot: &Snapshot, partition: Partition) -> bool {
-        partition.index() % usize::from(self.workers.max(1)) == usize::from(self.worker)
-            && snapshot.trio(partition).contains(self.me)
-    }
-
     /// Those that are ours.
     pub(crate) fn of(self, snapshot: &Snapshot) -> impl Iterator<Item = Partition> + '_ {
         self.all().filter(move |&p| snapshot.trio(p).contains(self.me))

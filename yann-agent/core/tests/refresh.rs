@@ -15,7 +15,8 @@ use jlb_wire::{
 };
 use jlb_yann_core::{Agent, AgentEvent, EventKind, REFRESH_IDLE, REFRESH_SESSIONS, Verdict};
 
-const FIRST: Refresh = Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, counter: 0 };
+const FIRST: Refresh =
+    Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, shut_out: 0, counter: 0 };
 const NONCE: u64 = 0x1234;
 
 impl Pair {

@@ -3,6 +3,7 @@
 
 mod common;
 
+use core::iter;
 use std::sync::Arc;
 
 use common::pair::{KEYS, Pair, signed};
@@ -11,7 +12,7 @@ use jlb_flow::PARTITIONS;
 use jlb_role::{Collect, PacketBuf, Reason, Report, Role, UnderlayDst};
 use jlb_wire::{
     Body, BodyKind, BootId, Content, Control, Epoch, Flags, MAX_BODY_PAYLOAD, MemberId, Outer,
-    Refresh, SoleOwner, body_flags,
+    Probe, Refresh, SoleOwner, body_flags,
 };
 use jlb_yann_core::{AgentEvent, Verdict};
 
@@ -68,12 +69,19 @@ impl Pair {
 
     /// What the daemon does when owners change: kernel map, then the word.
     fn write(&mut self) -> bool {
-        let mut changes = self.io.reports.drain(..).filter_map(|r| {
-            if let Report::SoleChanged { change } = r { Some(change) } else { None }
-        });
-        let Some(change) = changes.next_back() else { return false };
-        drop(changes);
-        self.host.kernel.obey(self.agent.sole_owners());
+        let (mut change, mut pulled) = (None, Vec::new());
+        for report in self.io.reports.drain(..) {
+            if let Report::SoleChanged { change: last } = report {
+                change = Some(last);
+            } else if let Report::Pulled { member, boot, sequence } = report {
+                pulled.push((member, boot, sequence));
+            }
+        }
+        let Some(change) = change else { return false };
+        for (member, boot, sequence) in pulled {
+            self.host.kernel.pulled(member, boot, sequence);
+        }
+        self.host.kernel.obey(self.agent.sole_owners(), self.agent.standings());
         let event = AgentEvent::SoleWritten { change };
         self.agent.event(self.host.now, event, &mut self.io);
         true
@@ -86,10 +94,6 @@ impl Pair {
 
 fn ack(to: MemberId, flags: u16, nonce: u64, owner: MemberId) -> Said {
     Said { to, flags: flags | body_flags::ACK, nonce, owner: Some(owner) }
-}
-
-fn notice(to: MemberId, nonce: u64, owner: MemberId) -> Said {
-    Said { to, flags: SOLE, nonce, owner: Some(owner) }
 }
 
 /// A host that obeys HEAD.
@@ -105,7 +109,7 @@ fn obedient() -> Pair {
 fn an_order_is_acknowledged_after_the_kernel_half_has_it() {
     let mut pair = Pair::new();
     assert_eq!(pair.orders(HEAD, (SOLE, 7), &[SECOND, THIRD]), []);
-    assert_eq!(pair.said_of_owners(), [notice(SECOND, 7, HEAD), notice(THIRD, 7, HEAD)]);
+    assert_eq!(pair.said_of_owners(), []);
     assert_eq!(pair.orders(HEAD, (SOLE, 7), &[SECOND, THIRD]), [], "repeated");
     assert_eq!(pair.said_of_owners(), []);
     assert!(pair.write() && pair.obeys(11));
@@ -113,22 +117,6 @@ fn an_order_is_acknowledged_after_the_kernel_half_has_it() {
     assert_eq!(pair.orders(HEAD, (SOLE, 7), &[SECOND, THIRD]), []);
     assert_eq!(pair.said_of_owners(), [ack(HEAD, SOLE, 7, HEAD)], "at once now");
     assert!(!pair.write());
-}
-
-#[test]
-fn all_other_trackers_hear_of_it_three_times() {
-    let mut pair = Pair::new();
-    pair.orders(HEAD, (SOLE, 7), &[SECOND, THIRD]);
-    let notices = || [notice(SECOND, 7, HEAD), notice(THIRD, 7, HEAD)];
-    assert_eq!(pair.said_of_owners(), notices());
-    pair.pass(24);
-    assert_eq!(pair.said_of_owners(), []);
-    pair.pass(1);
-    assert_eq!(pair.said_of_owners(), notices());
-    pair.pass(50);
-    assert_eq!(pair.said_of_owners(), notices());
-    pair.pass(500);
-    assert_eq!(pair.said_of_owners(), []);
 }
 
 #[test]
@@ -222,7 +210,15 @@ fn what_makes_no_sense_is_dropped_and_counted() {
 fn the_end_marker_names_the_owner_and_sessions_begin_anew_with_it() {
     let mut pair = Pair::new();
     let end_for = |pair: &mut Pair, from, nonce| {
-        let asked = Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, counter: 0 };
+        let asked = Refresh {
+            batch: 0,
+            batches: 0,
+            worker: 0,
+            workers: 1,
+            sole: 0,
+            shut_out: 0,
+            counter: 0,
+        };
         let mut payload = [0; MAX_BODY_PAYLOAD];
         let len = asked.emit(&[], &mut payload);
         pair.io.reports.clear();
@@ -242,14 +238,13 @@ fn the_end_marker_names_the_owner_and_sessions_begin_anew_with_it() {
     // While the kernel half does not have it, nothing is said.
     pair.orders(HEAD, (SOLE, 7), &[SECOND, THIRD]);
     let pull = pair.pull(HEAD, 1);
-    let asked = Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, counter: 0 };
+    let asked =
+        Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, shut_out: 0, counter: 0 };
     let mut payload = [0; MAX_BODY_PAYLOAD];
     let len = asked.emit(&[], &mut payload);
     assert_eq!(pair.take(&signed(&pull, &payload[..len])), [Reason::NotReady]);
     assert!(pair.write());
-    for tracker in [HEAD, SECOND] {
-        assert_eq!(end_for(&mut pair, tracker, 1), Some(HEAD.as_u16()));
-    }
+    assert_eq!(end_for(&mut pair, HEAD, 1), Some(HEAD.as_u16()));
     pair.orders(HEAD, (TWO, 8), &[]);
     assert!(pair.write());
     assert_eq!(end_for(&mut pair, SECOND, 1), Some(0));
@@ -258,7 +253,8 @@ fn the_end_marker_names_the_owner_and_sessions_begin_anew_with_it() {
 #[test]
 fn a_collection_from_before_a_change_is_not_taken_for_one_from_after_it() {
     let mut pair = Pair::new();
-    let asked = Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, counter: 0 };
+    let asked =
+        Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, shut_out: 0, counter: 0 };
     let mut payload = [0; MAX_BODY_PAYLOAD];
     let len = asked.emit(&[], &mut payload);
     let pull = |pair: &mut Pair| {
@@ -272,6 +268,8 @@ fn a_collection_from_before_a_change_is_not_taken_for_one_from_after_it() {
     };
     let before = pull(&mut pair).unwrap();
     pair.orders(HEAD, (SOLE, 7), &[SECOND, THIRD]);
+    pair.write();
+    pair.orders(HEAD, (TWO, 8), &[]);
     pair.write();
     let after = pull(&mut pair).unwrap();
     assert_ne!(before.nonce, after.nonce);
@@ -289,11 +287,14 @@ fn a_new_user_half_goes_on_to_obey_whom_the_kernel_half_obeys() {
     let before = obedient();
     let mut pair = Pair::new();
     let owners = *before.host.kernel.sole_owners();
-    pair.agent.adopt_sole_owners(pair.host.now, &owners, boot);
+    pair.agent.adopt_sole_owners(pair.host.now, &owners, before.host.kernel.standings(), boot);
     pair.pass(100);
     assert!(pair.obeys(11) && !pair.write());
+    let same = pair.agent.standings().eq(before.host.kernel.standings());
+    assert!(same, "and whom that shuts out");
     let mut pair = Pair::new();
-    pair.agent.adopt_sole_owners(pair.host.now, &owners, |_| BootId(4711));
+    let standings = before.host.kernel.standings();
+    pair.agent.adopt_sole_owners(pair.host.now, &owners, standings, |_| BootId(4711));
     pair.pass(1);
     assert!(pair.obeys(0), "it began anew meanwhile");
 }
@@ -304,7 +305,7 @@ fn a_sole_owner_admits_by_its_own_vote_and_nobody_else_does() {
     let tuple = tcp(1);
     let alone = host.open_by((SECOND, SECOND), &tuple, 700);
     assert_eq!(host.dropped(&packet(&alone, &tuple)), Some(Reason::Unexpected));
-    host.kernel.obey(&[SECOND.as_u16(); PARTITIONS]);
+    host.kernel.obey(&[SECOND.as_u16(); PARTITIONS], iter::empty());
     for votes in [(HEAD, SECOND), (SECOND, HEAD), (HEAD, HEAD)] {
         let open = host.open_by(votes, &tuple, 700);
         assert_eq!(host.dropped(&packet(&open, &tuple)), Some(Reason::SoleOwner));
@@ -316,7 +317,7 @@ fn a_sole_owner_admits_by_its_own_vote_and_nobody_else_does() {
     }
     let open = host.open_by((SECOND, SECOND), &tuple, 700);
     assert!(matches!(host.send(open, &tuple), Verdict::Deliver(_)));
-    host.kernel.obey(&[0; PARTITIONS]);
+    host.kernel.obey(&[0; PARTITIONS], iter::empty());
     let open = host.open_by((SECOND, SECOND), &tcp(2), 700);
     assert_eq!(host.dropped(&packet(&open, &tcp(2))), Some(Reason::Unexpected));
     assert!(matches!(host.admit(&tcp(2), 700), Verdict::Deliver(_)));
@@ -329,7 +330,7 @@ fn only_the_partitions_that_are_written_are_its_own() {
     let mut owners = [0; PARTITIONS];
     owners[partition(&its).index()] = SECOND.as_u16();
     assert_ne!(partition(&its), partition(&other));
-    host.kernel.obey(&owners);
+    host.kernel.obey(&owners, iter::empty());
     let open = host.open(&its, 700);
     assert_eq!(host.dropped(&packet(&open, &its)), Some(Reason::SoleOwner));
     assert!(matches!(host.admit(&other, 700), Verdict::Deliver(_)));
@@ -339,7 +340,7 @@ fn only_the_partitions_that_are_written_are_its_own() {
 fn a_sole_owner_that_began_anew_has_no_vote() {
     let mut host = Host::new();
     let tuple = tcp(1);
-    host.kernel.obey(&[SECOND.as_u16(); PARTITIONS]);
+    host.kernel.obey(&[SECOND.as_u16(); PARTITIONS], iter::empty());
     let open = host.open_by((SECOND, SECOND), &tuple, 700);
     host.kernel.peer_boot(SECOND, BootId(77), 0);
     assert_eq!(host.dropped(&packet(&open, &tuple)), Some(Reason::UnknownBoot));
@@ -349,10 +350,137 @@ fn a_sole_owner_that_began_anew_has_no_vote() {
 fn an_incumbent_and_a_cancel_need_no_vote() {
     let mut host = Host::new();
     let tuple = tcp(1);
-    host.kernel.obey(&[SECOND.as_u16(); PARTITIONS]);
+    host.kernel.obey(&[SECOND.as_u16(); PARTITIONS], iter::empty());
     let open = host.open(&tuple, 700);
     let open = Control { flags: Flags::INCUMBENT, ..open };
     assert_eq!(host.send(open, &tuple), Verdict::Done);
     let cancel = host.cancel(&tuple, 700);
     assert!(matches!(host.send(cancel, &tuple), Verdict::Send { .. }));
+}
+
+impl Pair {
+    /// A pull of a tracker's only worker that knows of being shut out for the so-manieth time.
+    fn pull_knowing(&mut self, from: MemberId, (nonce, shut_out): (u64, u8)) -> Vec<Reason> {
+        let packet = self.pull_of(from, (0, 1), (nonce, shut_out));
+        self.take(&packet)
+    }
+
+    fn pull_of(
+        &mut self,
+        from: MemberId,
+        (worker, workers): (u8, u8),
+        (nonce, shut_out): (u64, u8),
+    ) -> Vec<u8> {
+        let asked =
+            Refresh { batch: 0, batches: 0, worker, workers, sole: 0, shut_out, counter: 0 };
+        let mut payload = [0; MAX_BODY_PAYLOAD];
+        let len = asked.emit(&[], &mut payload);
+        signed(&self.pull(from, nonce), &payload[..len])
+    }
+
+    /// What the kernel half answers to a tracker's Probe: of being shut out, and of being obeyed.
+    fn probed(&mut self, from: MemberId) -> (u8, bool) {
+        let asked = Probe { generation: 7, digest: 0, heartbeat_age_ms: 0, worker: 0, shut_out: 0 };
+        let packet = body(from, BodyKind::Probe, 0, &asked.emit());
+        let Verdict::Send { packet, .. } = self.host.receive(&packet) else { panic!() };
+        let Content::Body { body: at } = Outer::parse(&packet, 6081).unwrap().content else {
+            panic!()
+        };
+        let (body, payload) = Body::parse(&packet[at..], &KEYS).unwrap();
+        let (probe, _) = Probe::parse(payload).unwrap();
+        (probe.shut_out, body.flags & body_flags::OBEYS != 0)
+    }
+}
+
+#[test]
+fn who_is_not_the_owner_is_shut_out_until_it_has_pulled_after_its_end() {
+    let mut pair = obedient();
+    assert_eq!(pair.probed(HEAD), (0, true));
+    assert_eq!((pair.probed(SECOND), pair.probed(THIRD)), ((1, false), (1, false)));
+    assert_eq!(pair.pull_knowing(SECOND, (1, 1)), [Reason::SoleOwner], "its end is not known");
+    pair.orders(HEAD, (TWO, 8), &[SECOND, THIRD]);
+    assert!(pair.write());
+    assert_eq!((pair.probed(HEAD), pair.probed(SECOND)), ((0, false), (1, false)));
+    assert_eq!(pair.pull_knowing(SECOND, (2, 1)), []);
+    assert!(pair.write());
+    assert_eq!((pair.probed(SECOND), pair.probed(THIRD)), ((0, false), (1, false)));
+}
+
+#[test]
+fn a_pull_that_does_not_know_of_it_ends_nothing() {
+    let mut pair = obedient();
+    // Held up until all is over: what it asked for lacks what the owner decided.
+    let late = pair.pull_of(SECOND, (0, 1), (2, 0));
+    pair.orders(HEAD, (TWO, 8), &[SECOND, THIRD]);
+    assert!(pair.write());
+    assert_eq!(pair.take(&late), []);
+    assert!(!pair.write());
+    // Again, and a pull that knew of the first time.
+    pair.orders(HEAD, (SOLE, 9), &[SECOND, THIRD]);
+    assert!(pair.write());
+    let late = pair.pull_of(SECOND, (0, 1), (3, 1));
+    pair.orders(HEAD, (TWO, 10), &[SECOND, THIRD]);
+    assert!(pair.write());
+    assert_eq!(pair.take(&late), []);
+    assert!(!pair.write());
+    assert_eq!(pair.probed(SECOND), (2, false));
+}
+
+#[test]
+fn each_worker_pulls_for_itself() {
+    let mut pair = obedient();
+    pair.orders(HEAD, (TWO, 8), &[SECOND, THIRD]);
+    assert!(pair.write());
+    let standing = |pair: &Pair| pair.agent.standings().find(|(id, _)| *id == SECOND).unwrap().1;
+    for (worker, left) in [(1, 0b101), (0, 0b100), (2, 0)] {
+        let pull = pair.pull_of(SECOND, (worker, 3), (20 + u64::from(worker), 1));
+        assert_eq!(pair.take(&pull), []);
+        assert!(pair.write());
+        assert_eq!(standing(&pair).shut_out, left);
+    }
+}
+
+#[test]
+fn an_owner_is_not_shut_out_by_itself_and_by_its_predecessor_until_it_pulls() {
+    let mut pair = obedient();
+    pair.orders(HEAD, (TWO, 8), &[SECOND, THIRD]);
+    pair.write();
+    pair.orders(SECOND, (SOLE, 9), &[HEAD, THIRD]);
+    assert!(pair.write() && pair.obeys(SECOND.as_u16()));
+    assert_eq!((pair.probed(SECOND), pair.probed(HEAD)), ((1, true), (1, false)));
+    assert_eq!(pair.pull_knowing(SECOND, (3, 1)), []);
+    assert!(pair.write());
+    assert_eq!(pair.probed(SECOND), (0, true));
+}
+
+#[test]
+fn votes_of_who_has_not_pulled_do_not_count_nor_do_those_from_before_it_did() {
+    let mut pair = Pair::new();
+    let (tuple, before) = (tcp(1), tcp(2));
+    let late = pair.host.open(&before, 700);
+    pair.orders(HEAD, (SOLE, 7), &[SECOND, THIRD]);
+    assert!(pair.write());
+    pair.orders(HEAD, (TWO, 8), &[SECOND, THIRD]);
+    assert!(pair.write());
+    let open = pair.host.open(&tuple, 700);
+    assert_eq!(pair.host.dropped(&packet(&open, &tuple)), Some(Reason::SoleOwner));
+    // By THIRD, with SECOND at its head.
+    let open = pair.host.open_by((SECOND, THIRD), &tuple, 700);
+    assert_eq!(pair.host.dropped(&packet(&open, &tuple)), Some(Reason::SoleOwner));
+    pair.sequence = late.sequence + 100;
+    assert_eq!(pair.pull_knowing(SECOND, (3, 1)), []);
+    assert!(pair.write());
+    assert_eq!(pair.host.dropped(&packet(&late, &before)), Some(Reason::Replayed));
+    let mut open = pair.host.open(&tuple, 700);
+    open.sequence = pair.sequence + 1;
+    assert!(matches!(pair.host.send(open, &tuple), Verdict::Deliver(_)));
+}
+
+#[test]
+fn a_new_epoch_leaves_those_shut_out_who_have_not_pulled() {
+    let mut pair = obedient();
+    let list = snapshot(|s| (s.generation, s.epoch) = (8, Epoch(3)));
+    pair.agent.event(pair.host.now, AgentEvent::Snapshot(list), &mut pair.io);
+    assert!(pair.write() && pair.obeys(0));
+    assert_eq!((pair.probed(HEAD), pair.probed(SECOND)), ((0, false), (1, false)));
 }

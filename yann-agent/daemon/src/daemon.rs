@@ -16,7 +16,8 @@ use jlb_role::{AllRules, Burst, Collect, Nanos, Report, Role, Samples};
 use jlb_wire::{BootId, MemberId};
 use jlb_yann_core::maps::{EventRecord, Shared};
 use jlb_yann_core::{
-    Agent, AgentConfig, AgentEvent, BackendWord, DEFAULT_UDP_IDLE, KernelEvent, SWEEP_INTERVAL,
+    Agent, AgentConfig, AgentEvent, BackendWord, DEFAULT_UDP_IDLE, KernelEvent, Owners,
+    SWEEP_INTERVAL,
 };
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -126,8 +127,14 @@ pub struct Yann {
     sweeps: u64,
     cpu: load::Cpu,
     beaten: Nanos,
-    /// The change of sole owners that the map does not have yet.
+    /// The change of sole owners that the maps do not have yet, and the pulls before it.
     sole_change: Option<u64>,
+    pulled: Vec<(MemberId, BootId, u64)>,
+}
+
+/// Partitions that one tracker decides on alone.
+fn alone(owners: &Owners) -> usize {
+    owners.iter().filter(|&&owner| owner != 0).count()
 }
 
 /// Time since the host's start, as eBPF's `bpf_ktime_get_ns` says it.
@@ -180,7 +187,8 @@ impl Yann {
         let agent_config = AgentConfig { id: setup.me, seed, close_capacity: CLOSES };
         let mut agent =
             Agent::new(agent_config, Arc::clone(&setup.cluster), AllRules, now(), &word);
-        agent.adopt_sole_owners(now(), &*maps.sole_owners()?, |id| {
+        let standings = maps.standings()?.into_iter();
+        agent.adopt_sole_owners(now(), &*maps.sole_owners()?, standings, |id| {
             maps.boots.get(id.as_u16().into()).map_or(BootId(0), BootId)
         });
         let collector = Collector::new(pins, (capacities.flows, capacities.answers), now)?;
@@ -213,6 +221,7 @@ impl Yann {
             cpu: load::Cpu::default(),
             beaten: Nanos::ZERO,
             sole_change: None,
+            pulled: Vec::new(),
         })
     }
 
@@ -261,6 +270,9 @@ impl Yann {
                     warn!("`{}` has another member list of the same generation", name(member));
                 }
                 Report::Collect(order) => self.handle_order(order),
+                Report::Pulled { member, boot, sequence } => {
+                    self.pulled.push((member, boot, sequence));
+                }
                 Report::SoleChanged { change } => self.sole_change = Some(change),
                 // No agent says any of these.
                 Report::BackendDead { .. }
@@ -276,16 +288,29 @@ impl Yann {
     /// The fence of rule 14: the kernel half first, then the acknowledgement.
     fn write_sole_owners(&mut self) {
         let Some(change) = self.sole_change else { return };
-        match self.maps.set_sole_owners(self.agent.sole_owners()) {
+        let was_alone = self.maps.sole_owners().map_or(0, |owners| alone(&owners));
+        match self.write_owners() {
             Ok(()) => {
                 self.sole_change = None;
-                let alone = self.agent.sole_owners().iter().filter(|&&owner| owner != 0).count();
-                info!("new flows of {alone} partitions need the vote of one tracker alone");
+                self.pulled.clear();
+                let alone = alone(self.agent.sole_owners());
+                if alone != was_alone {
+                    info!("new flows of {alone} partitions need the vote of one tracker alone");
+                }
                 self.agent.event(now(), AgentEvent::SoleWritten { change }, &mut self.out);
             }
             // It is tried again every second.
             Err(e) => warn!("cannot note who decides alone: {e}"),
         }
+    }
+
+    /// What counted no more comes before what counts again.
+    fn write_owners(&mut self) -> Result<(), MapsError> {
+        for &(member, boot, sequence) in &self.pulled {
+            config::pulled(&mut self.maps, member, boot, sequence)?;
+        }
+        self.maps.set_sole_owners(self.agent.sole_owners())?;
+        self.maps.set_standings(self.agent.standings())
     }
 
     /// The fence of rule 5: from here on no vote of another boot of that tracker counts.

@@ -18,6 +18,7 @@ use jlb_yann::bpffs;
 use jlb_yann::changes::Changes;
 use jlb_yann::maps::{ArrayOf, LAYOUT};
 use jlb_yann::programs::{self, Capacities, Hook, Programs, ProgramsError};
+use jlb_yann_core::maps::Standing;
 use jlb_yann_core::{DEFAULT_UDP_IDLE, KernelLimits, Verdict};
 use pair::Pair;
 use proptest::prelude::*;
@@ -285,6 +286,62 @@ fn rows_of_a_sole_owner() {
 }
 
 #[test]
+fn rows_of_who_has_not_pulled_since() {
+    let mut p = Pair::new(LIMITS);
+    let shut_out = |mask| Standing { shut_out: mask, number: 9, ..Standing::default() };
+    for tuple in all_kinds() {
+        p.begin(&snapshot(|_| {}), LIMITS);
+        let isn = if pair::is_tcp(&tuple) { 700 } else { 0 };
+        // The head's worker is not known here: any of them counts. Of the second's it is the one that sends.
+        for (tracker, mask, refused) in
+            [(HEAD, 2, true), (SECOND, 1, true), (SECOND, 2, false), (THIRD, 0xffff, false)]
+        {
+            p.stand(tracker, shut_out(mask));
+            let open = p.host.open(&tuple, isn);
+            let why = refused.then_some(Reason::SoleOwner);
+            assert_eq!(p.dropped(&packet(&open, &tuple)), why, "{tracker:?} {mask}");
+            p.stand(tracker, Standing::default());
+        }
+    }
+}
+
+#[test]
+fn rows_of_what_was_sent_before_a_pull() {
+    let mut p = Pair::new(LIMITS);
+    p.begin(&snapshot(|_| {}), LIMITS);
+    let (first, late, next) = (tcp(1), tcp(2), tcp(3));
+    let late_open = p.host.open(&late, 700);
+    let open = p.host.open(&first, 700);
+    p.send(open, &first);
+    for pulled in [open.sequence + 5, open.sequence + 2] {
+        p.pulled(SECOND, pulled);
+        assert_eq!(p.dropped(&packet(&late_open, &late)), Some(Reason::Replayed));
+    }
+    for (sequence, why) in [(open.sequence + 5, Some(Reason::Replayed)), (open.sequence + 6, None)]
+    {
+        let open = Control { sequence, ..p.host.open(&next, 700) };
+        assert_eq!(p.dropped(&packet(&open, &next)), why);
+    }
+}
+
+#[test]
+fn rows_of_what_probe_says_of_votes() {
+    let mut p = Pair::new(LIMITS);
+    p.begin(&snapshot(|_| {}), LIMITS);
+    for standing in [
+        Standing { shut_out: 1 << 3, number: 255, ..Standing::default() },
+        Standing { shut_out: !(1 << 3), obeyed: 1 << 3, number: 1, ..Standing::default() },
+        Standing { shut_out: 0xffff, obeyed: !(1 << 3), number: 7, ..Standing::default() },
+    ] {
+        p.stand(HEAD, standing);
+        // Of worker 3; and who is no tracker.
+        for from in [HEAD, SECOND, INGRESS] {
+            p.receive(&probe(from, 0));
+        }
+    }
+}
+
+#[test]
 fn rows_of_data_and_closes() {
     let mut p = Pair::new(LIMITS);
     for tuple in [tcp(40_001), v6(40_002)] {
@@ -396,7 +453,8 @@ fn probe_is_answered_and_makes_a_way_out() {
     p.pass(100, false);
     // Another age of the heartbeat by the time that it runs is no other behaviour: only fresh ones are compared.
     p.pass(1, true);
-    let payload = Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3 }.emit();
+    let payload =
+        Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3, shut_out: 0 }.emit();
     let mut with_list = payload;
     with_list[23] = 1;
     for packet in [

@@ -14,8 +14,8 @@ use jlb_role::{
     UnderlayDst, Without, WorkerId,
 };
 use jlb_wire::{
-    BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_BODY_PAYLOAD,
-    MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Protocol, Refresh, RefreshRecord,
+    Body, BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_BODY_PAYLOAD,
+    MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Probe, Protocol, Refresh, RefreshRecord,
     SoleOwner, body_flags, flow_headers,
 };
 
@@ -123,6 +123,8 @@ struct Puppet {
     pull: Option<(u64, u64, Vec<RefreshRecord>)>,
     /// Whom a backend obeys alone, and the last order of it that it took.
     obeys: Option<MemberId>,
+    /// What it says of the tracker's votes.
+    shut_out: u8,
 }
 
 impl Puppet {
@@ -130,7 +132,7 @@ impl Puppet {
         let seed = u64::from(id.as_u16()) ^ boot.0;
         let config = PeersConfig { id, worker: WorkerId(0), workers: 1, boot, seed };
         let peers = Peers::new(config, Arc::clone(snapshot), now);
-        Self { peers, io: FakeIo::default(), pull: None, obeys: None }
+        Self { peers, io: FakeIo::default(), pull: None, obeys: None, shut_out: 0 }
     }
 
     /// What an agent does with a tracker's order.
@@ -151,6 +153,16 @@ impl Puppet {
         self.peers.send_body(body.sender, words, &payload[..len], &mut self.io);
     }
 
+    /// What an agent's eBPF answers to Probe.
+    fn answer_probe(&mut self, question: &Body, payload: &[u8]) {
+        let (asked, _) = Probe::parse(payload).unwrap();
+        let obeys = self.obeys == Some(question.sender);
+        let flags = body_flags::ANSWER | if obeys { body_flags::OBEYS } else { 0 };
+        let probe = Probe { shut_out: self.shut_out, ..asked };
+        let words = (BodyKind::Probe, flags, question.nonce);
+        self.peers.send_body(question.sender, words, &probe.emit(), &mut self.io);
+    }
+
     /// What an agent answers to a tracker's PULL.
     fn answer(&mut self, received: &ReceivedBody<FakeBuf>, has: &(u64, Vec<RefreshRecord>)) {
         let body = received.body;
@@ -160,6 +172,10 @@ impl Puppet {
             return;
         }
         let (pull, _) = Refresh::parse(received.payload()).unwrap();
+        let nobody_else = self.obeys.is_none_or(|owner| owner == body.sender);
+        if nobody_else && pull.shut_out == self.shut_out {
+            self.shut_out = 0;
+        }
         if self.pull.as_ref().is_none_or(|(nonce, ..)| *nonce != body.nonce) {
             self.pull = Some((body.nonce, has.0, has.1.clone()));
         }
@@ -297,22 +313,9 @@ impl World {
         self.puppets[&backend].obeys
     }
 
-    /// A backend says that it obeys another tracker alone, without those.
-    pub(super) fn notice(
-        &mut self,
-        by: MemberId,
-        owner: MemberId,
-        nonce: u64,
-        absent: &[MemberId],
-    ) {
-        let me = self.me();
-        let puppet = self.puppets.get_mut(&by).unwrap();
-        let mut payload = [0; SoleOwner::MAX_LEN];
-        let sole = SoleOwner { owner: Some(owner), worker: 0, workers: 1 };
-        let len = sole.emit(absent, &mut payload);
-        let words = (BodyKind::Epoch, body_flags::SOLE_OWNER, nonce);
-        puppet.peers.send_body(me, words, &payload[..len], &mut puppet.io);
-        self.bring(by);
+    /// A backend takes no votes of the tracker under test until it has pulled, knowing that.
+    pub(super) fn shuts_out(&mut self, backend: MemberId, number: u8) {
+        self.puppets.get_mut(&backend).unwrap().shut_out = number;
     }
 
     /// What the backend answers when it is pulled.
@@ -407,6 +410,18 @@ impl World {
                         let now = self.now;
                         // A member that is not there any more.
                         let Some(puppet) = self.puppets.get_mut(&to) else { continue };
+                        let Carried::Body { body: at } = envelope.carried else { continue };
+                        let keys = &snapshot.keys().mac_keys;
+                        let (body, payload) =
+                            Body::parse(&buf.bytes()[at..envelope.outer.len], keys).unwrap();
+                        if body.kind == BodyKind::Probe
+                            && body.flags & body_flags::ANSWER == 0
+                            && BACKENDS.contains(&to)
+                        {
+                            puppet.answer_probe(&body, payload);
+                            self.bring(to);
+                            continue;
+                        }
                         let other = puppet.peers.receive_body(now, buf, &envelope, &mut puppet.io);
                         if let Some(order) = &other
                             && order.body.kind == BodyKind::Epoch
@@ -548,7 +563,8 @@ impl World {
     pub(super) fn list_by(&mut self, from: MemberId, flow: &Flow, worker: u8) {
         let me = self.me();
         let puppet = self.puppets.get_mut(&from).unwrap();
-        let refresh = Refresh { batch: 0, batches: 1, worker, workers: 1, sole: 0, counter: 9 };
+        let refresh =
+            Refresh { batch: 0, batches: 1, worker, workers: 1, sole: 0, shut_out: 0, counter: 9 };
         let mut payload = [0; MAX_BODY_PAYLOAD];
         let len = refresh.emit(&[flow.record(true, 5)], &mut payload);
         let words = (BodyKind::Refresh, body_flags::BATCH, 7);

@@ -18,6 +18,7 @@ use jlb_wire::{
     RefreshRecord, flow_headers,
 };
 
+use crate::maps::Standing;
 use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
 pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
 use closes::{Closes, Due, Target};
@@ -83,7 +84,7 @@ pub enum AgentEvent {
         /// All live flows, and all that closed lately.
         records: Arc<[RefreshRecord]>,
     },
-    /// The kernel half obeys what [`Agent::sole_owners`] said when [`jlb_role::Report::SoleChanged`] came with that number.
+    /// The kernel half obeys what [`Agent::sole_owners`] and [`Agent::standings`] said when [`jlb_role::Report::SoleChanged`] came with that number.
     SoleWritten {
         /// The report's.
         change: u64,
@@ -151,14 +152,20 @@ impl<R: Rules> Agent<R> {
         self.sole.owners()
     }
 
+    /// Which trackers that shuts out, and which it makes us obey: for the kernel half.
+    pub fn standings(&self) -> impl Iterator<Item = (MemberId, Standing)> {
+        self.sole.standings().iter().map(|(&id, &standing)| (id, standing))
+    }
+
     /// What the kernel half obeys when this user half begins, and which boot ids it knows.
     pub fn adopt_sole_owners(
         &mut self,
         now: Nanos,
         owners: &Owners,
+        standings: impl Iterator<Item = (MemberId, Standing)>,
         boot: impl Fn(MemberId) -> BootId,
     ) {
-        self.sole.adopt(now, owners, boot);
+        self.sole.adopt(now, owners, standings, boot);
     }
 
     /// Closes that are under way or remembered. For status and checkers.
@@ -179,7 +186,7 @@ impl<R: Rules> Agent<R> {
                     if received.body.kind == BodyKind::Epoch {
                         self.sole.receive(now, received, from, &mut self.peers, io);
                     } else {
-                        let ends = (&mut self.peers, &self.sole);
+                        let ends = (&mut self.peers, &mut self.sole);
                         self.sessions.receive(now, received, from, ends, io);
                     }
                 }
@@ -376,7 +383,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
             AgentEvent::Snapshot(snapshot) => {
                 if snapshot.epoch() != self.peers.snapshot().epoch() {
                     self.sessions.clear();
-                    self.sole.clear(io);
+                    self.sole.clear(self.peers.snapshot(), io);
                 }
                 self.hasher = FlowHasher::new(snapshot.keys().hash_key);
                 self.peers.update(snapshot, now);

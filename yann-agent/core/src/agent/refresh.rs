@@ -98,7 +98,7 @@ impl Sessions {
         now: Nanos,
         received: ReceivedBody<B>,
         from: MemberRole,
-        (peers, sole): (&mut Peers, &Sole),
+        (peers, sole): (&mut Peers, &mut Sole),
         io: &mut impl Io<B>,
     ) {
         let ends = (peers, sole);
@@ -113,7 +113,7 @@ impl Sessions {
         body: &Body,
         payload: &[u8],
         from: MemberRole,
-        (peers, sole): (&mut Peers, &Sole),
+        (peers, sole): (&mut Peers, &mut Sole),
         io: &mut impl Io<B>,
     ) -> Result<(), Reason> {
         if body.kind != BodyKind::Refresh || body.flags != body_flags::PULL {
@@ -138,6 +138,7 @@ impl Sessions {
         if sole.is_unwritten() {
             return Err(Reason::NotReady);
         }
+        sole.pulled(body, &asked, peers.snapshot(), io)?;
         let key = (body.sender, asked.worker);
         let order = body.nonce.wrapping_add(self.renewals);
         let session = self.session(now, key, body, asked.workers)?;

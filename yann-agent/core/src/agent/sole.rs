@@ -1,20 +1,23 @@
-//! Whom this host obeys alone (rule 14).
+//! Whom this host obeys alone (rule 14), and whom that shuts out.
 //!
 //! ```text
-//! SOLE_OWNER ─► wanted ─► Report::SoleChanged ─► the kernel half's map ─► AgentEvent::SoleWritten ─► ACK
-//!                  └─► notice to all other trackers, three times
+//! SOLE_OWNER ─► wanted, shut out ─► Report::SoleChanged ─► the kernel half's maps ─► AgentEvent::SoleWritten ─► ACK
+//! PULL of who is shut out, when nobody is obeyed any more ─► Report::Pulled, Report::SoleChanged
 //! ```
 //!
 //! The kernel half obeys before anybody is told so: an owner that has all acknowledgements knows that no other vote
-//! admits a flow any more.
+//! admits a flow any more. Its answers to Probe tell the others, from the moment at which their votes count no more until
+//! they have pulled what was decided without them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jlb_flow::{PARTITIONS, Partition};
 use jlb_map::{MemberRole, Snapshot};
 use jlb_peers::{Peers, ReceivedBody};
 use jlb_role::{Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Report};
-use jlb_wire::{Body, BodyKind, BootId, MemberId, SoleOwner, body_flags};
+use jlb_wire::{Body, BodyKind, BootId, MemberId, Refresh, SoleOwner, body_flags};
+
+use crate::maps::Standing;
 
 /// Workers of trackers whose orders are known at once; others are dropped, and trackers repeat them.
 pub const SOLE_WORKERS: usize = 256;
@@ -23,8 +26,6 @@ pub const SOLE_SILENT: Nanos = Nanos::from_secs(3);
 
 /// Workers that a tracker can have.
 const WORKERS: u8 = 16;
-/// When the notices of an order go out: at once, and so much later.
-const NOTICES: [Nanos; 3] = [Nanos::ZERO, Nanos::from_millis(25), Nanos::from_millis(75)];
 
 static PARTITIONS_OBEYED: Metric = Metric {
     name: "jlb_sole_owner_partitions",
@@ -43,13 +44,10 @@ struct Order {
     sequence: u64,
     nonce: u64,
     flags: u16,
-    /// To be repeated in the answer and in notices.
+    /// To be repeated in the answer.
     payload: Payload,
     /// The acknowledgement is due once that change is written.
     ack_after: Option<u64>,
-    /// Notices that were sent, and when the order came.
-    notices: usize,
-    since: Nanos,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +68,8 @@ pub(super) struct Sole {
     orders: BTreeMap<(MemberId, u8), Order>,
     /// When each owner's silence begins to count if it says nothing.
     owners: BTreeMap<MemberId, (BootId, Nanos)>,
+    /// By tracker, if it was ever obeyed or shut out; as in the kernel half's map.
+    standings: BTreeMap<MemberId, Standing>,
 }
 
 impl Default for Sole {
@@ -81,6 +81,7 @@ impl Default for Sole {
             news: false,
             orders: BTreeMap::new(),
             owners: BTreeMap::new(),
+            standings: BTreeMap::new(),
         }
     }
 }
@@ -90,9 +91,20 @@ impl Sole {
         &self.wanted
     }
 
+    pub(super) const fn standings(&self) -> &BTreeMap<MemberId, Standing> {
+        &self.standings
+    }
+
     /// What the kernel half obeys already, with the boot ids that it knows: the daemon before us wrote them.
-    pub(super) fn adopt(&mut self, now: Nanos, owners: &Owners, boot: impl Fn(MemberId) -> BootId) {
+    pub(super) fn adopt(
+        &mut self,
+        now: Nanos,
+        owners: &Owners,
+        standings: impl Iterator<Item = (MemberId, Standing)>,
+        boot: impl Fn(MemberId) -> BootId,
+    ) {
         self.wanted.copy_from_slice(owners);
+        self.standings = standings.filter(|(_, s)| *s != Standing::default()).collect();
         for owner in self.wanted.iter().filter_map(|&id| MemberId::new(id)) {
             self.owners.entry(owner).or_insert_with(|| (boot(owner), now));
         }
@@ -180,8 +192,6 @@ impl Sole {
         if self.orders.len() >= SOLE_WORKERS && !self.orders.contains_key(&key) {
             return Err(Reason::NotReady);
         }
-        let repeated = known.filter(|o| (o.nonce, o.flags) == (body.nonce, body.flags));
-        let (notices, since) = repeated.map_or((0, now), |order| (order.notices, order.since));
         let mut payload = Payload { bytes: [0; SoleOwner::MAX_LEN], len: bytes.len() };
         payload.bytes[..bytes.len()].copy_from_slice(bytes);
         let me = body.sender.as_u16();
@@ -204,11 +214,13 @@ impl Sole {
             }
             let meant = meant().collect();
             self.owners.insert(body.sender, (body.boot, now));
-            self.give(meant, me, io);
+            let is_new = self.set_obeyed(body.sender, worker, true);
+            self.give(meant, me, &snapshot, is_new, io);
         } else {
             let its = Partition::all().skip(worker.into()).step_by(workers.into());
             let its = self.held_by(me, its);
-            self.give(its, 0, io);
+            let is_new = self.set_obeyed(body.sender, worker, false);
+            self.give(its, 0, peers.snapshot(), is_new, io);
         }
         let order = Order {
             boot: body.boot,
@@ -217,12 +229,9 @@ impl Sole {
             flags: body.flags,
             payload,
             ack_after: Some(self.change),
-            notices,
-            since,
         };
         self.orders.insert(key, order);
         self.answer(peers, io);
-        self.notify(now, peers, io);
         Ok(())
     }
 
@@ -238,13 +247,55 @@ impl Sole {
     }
 
     /// A list of another epoch: other trios, and everybody begins anew.
-    pub(super) fn clear<B: PacketBuf>(&mut self, io: &mut impl Io<B>) {
+    /// Who was shut out stays so until it has pulled.
+    pub(super) fn clear<B: PacketBuf>(&mut self, snapshot: &Snapshot, io: &mut impl Io<B>) {
         self.orders.values_mut().for_each(Order::end);
         let all = Partition::all().filter(|p| self.wanted[p.index()] != 0).collect();
-        self.give(all, 0, io);
+        let mut was_obeyed = false;
+        for standing in self.standings.values_mut() {
+            was_obeyed |= core::mem::take(&mut standing.obeyed) != 0;
+        }
+        self.give(all, 0, snapshot, was_obeyed, io);
     }
 
-    /// Owners that are gone from the list, began anew or fell silent decide no more; and notices that are due.
+    /// A worker pulls. That it is shut out ends with it, if it knows that it is (so that it counts nothing that we told
+    /// before) and nobody else is obeyed any more. From then on no older message of it counts.
+    ///
+    /// # Errors
+    /// [`Reason::SoleOwner`] while somebody else decides alone: what that one decides would not be in our answer.
+    pub(super) fn pulled<B: PacketBuf>(
+        &mut self,
+        body: &Body,
+        asked: &Refresh,
+        snapshot: &Snapshot,
+        io: &mut impl Io<B>,
+    ) -> Result<(), Reason> {
+        let member = body.sender;
+        let Some(standing) = self.standings.get(&member) else { return Ok(()) };
+        let number = standing.shut_out(asked.worker);
+        if number == 0 {
+            return Ok(());
+        }
+        let other = |&p: &Partition| {
+            let owner = self.wanted[p.index()];
+            owner != 0 && owner != member.as_u16() && snapshot.trio(p).contains(member)
+        };
+        if !self.owners.is_empty() && Partition::all().any(|p| other(&p)) {
+            return Err(Reason::SoleOwner);
+        }
+        if asked.shut_out == number {
+            let standing = self.standings.entry(member).or_default();
+            // Workers that it does not have send nothing.
+            let others = ((1_u32 << asked.workers) - 1) as u16;
+            standing.shut_out &= others & !(1 << asked.worker);
+            let (boot, sequence) = (body.boot, body.sequence);
+            io.report(Report::Pulled { member, boot, sequence });
+            self.changed(io);
+        }
+        Ok(())
+    }
+
+    /// Owners that are gone from the list, began anew or fell silent decide no more.
     pub(super) fn tick<B: PacketBuf>(
         &mut self,
         now: Nanos,
@@ -263,15 +314,17 @@ impl Sole {
             let orders = self.orders.iter_mut().filter(|((of, _), _)| *of == owner);
             orders.for_each(|(_, order)| order.end());
             let its = self.held_by(owner.as_u16(), Partition::all());
-            self.give(its, 0, io);
+            if let Some(standing) = self.standings.get_mut(&owner) {
+                standing.obeyed = 0;
+            }
+            self.give(its, 0, peers.snapshot(), true, io);
         }
         self.orders.retain(|(of, _), _| is_tracker(*of));
-        self.notify(now, peers, io);
     }
 
     pub(super) fn next_deadline(&self, peers: &Peers) -> Option<Nanos> {
         let silent = self.owners.iter().map(|(&id, &(_, since))| silent_at(peers, id, since));
-        self.orders.values().filter_map(Order::notice_at).chain(silent).min()
+        silent.min()
     }
 
     pub(super) fn collect(&self, out: &mut dyn MetricSink) {
@@ -283,20 +336,47 @@ impl Sole {
         among.filter(|p| self.wanted[p.index()] == owner).collect()
     }
 
-    /// Gives partitions to an owner, 0 for nobody, and has that written if it changes anything.
-    fn give<B: PacketBuf>(&mut self, partitions: Vec<Partition>, owner: u16, io: &mut impl Io<B>) {
-        let mut changed = false;
+    /// Gives partitions to an owner, 0 for nobody, and has that written if it, or something else, is new.
+    fn give<B: PacketBuf>(
+        &mut self,
+        partitions: Vec<Partition>,
+        owner: u16,
+        snapshot: &Snapshot,
+        mut is_new: bool,
+        io: &mut impl Io<B>,
+    ) {
+        let mut others = BTreeSet::new();
         for partition in partitions {
-            changed |= self.wanted[partition.index()] != owner;
-            self.wanted[partition.index()] = owner;
+            if self.wanted[partition.index()] != owner {
+                self.wanted[partition.index()] = owner;
+                (is_new, self.news) = (true, true);
+                let trio = snapshot.trio(partition);
+                others.extend(trio.iter().filter(|id| owner != 0 && id.as_u16() != owner));
+            }
+        }
+        for other in others {
+            let standing = self.standings.entry(other).or_default();
+            standing.shut_out = u16::MAX;
+            standing.number = standing.number % u8::MAX + 1;
         }
         let wanted = &self.wanted;
         self.owners.retain(|owner, _| wanted.contains(&owner.as_u16()));
-        if changed {
-            self.change += 1;
-            self.news = true;
-            io.report(Report::SoleChanged { change: self.change });
+        if is_new {
+            self.changed(io);
         }
+    }
+
+    fn changed<B: PacketBuf>(&mut self, io: &mut impl Io<B>) {
+        self.change += 1;
+        io.report(Report::SoleChanged { change: self.change });
+    }
+
+    /// Gives whether that is new.
+    fn set_obeyed(&mut self, tracker: MemberId, worker: u8, obeyed: bool) -> bool {
+        let standing = self.standings.entry(tracker).or_default();
+        let was = standing.obeyed;
+        standing.obeyed = if obeyed { was | 1 << worker } else { was & !(1 << worker) };
+        standing.obeyed != was
     }
 
     /// Acknowledges what the kernel half has.
@@ -310,34 +390,12 @@ impl Sole {
             }
         }
     }
-
-    /// Tells all other trackers whom we obey.
-    fn notify<B: PacketBuf>(&mut self, now: Nanos, peers: &mut Peers, io: &mut impl Io<B>) {
-        let snapshot = std::sync::Arc::clone(peers.snapshot());
-        for (&(owner, _), order) in &mut self.orders {
-            if order.notice_at().is_none_or(|at| at > now) {
-                continue;
-            }
-            order.notices += 1;
-            let trackers = snapshot.with_role(MemberRole::FlowTracker).iter();
-            for &other in trackers.filter(|&&id| id != owner) {
-                let words = (BodyKind::Epoch, body_flags::SOLE_OWNER, order.nonce);
-                peers.send_body(other, words, order.payload.bytes(), io);
-            }
-        }
-    }
 }
 
 impl Order {
-    /// It is not in force any more: nothing is said of it.
+    /// It is not in force any more: it is not acknowledged.
     fn end(&mut self) {
         self.ack_after = None;
-        self.notices = NOTICES.len();
-    }
-
-    fn notice_at(&self) -> Option<Nanos> {
-        let after = NOTICES.get(self.notices).filter(|_| self.flags == body_flags::SOLE_OWNER)?;
-        Some(self.since + *after)
     }
 }
 

@@ -98,7 +98,7 @@ impl<R: Rules> Kernel<R> {
     /// Rule 1: two distinct trackers stored it, and they are the ones that we know. (An Open that asks about an
     /// incumbent never admits, so that one tracker is enough.)
     ///
-    /// Rule 14: where a tracker decides alone, its vote counts and nobody else's.
+    /// Rule 14: where a tracker decides alone, its vote counts and nobody else's; later, those of who has pulled since.
     fn votes(&mut self, control: &Control, tuple: &FiveTuple) -> Result<(), Reason> {
         if !self.rules.on(Rule::TwoVotes) || control.flags.has(Flags::INCUMBENT) {
             return Ok(());
@@ -121,6 +121,10 @@ impl<R: Rules> Kernel<R> {
             |id| self.members.get(&id).is_some_and(|m| m.role == MemberRole::FlowTracker as u8);
         if !tracker(head) {
             return Err(Reason::Unexpected);
+        }
+        let worker = (control.sequence >> 56) as u8;
+        if self.standing(second).shut_out(worker) != 0 || self.standing(head).shut_out != 0 {
+            return Err(Reason::SoleOwner);
         }
         self.know(head, BootId(control.word_a))?;
         self.know(second, BootId(control.word_b))

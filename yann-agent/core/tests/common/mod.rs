@@ -406,7 +406,7 @@ pub fn data(from: MemberId, inner: &[u8]) -> Vec<u8> {
 }
 
 pub fn probe(from: MemberId, flags: u16) -> Vec<u8> {
-    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3 };
+    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3, shut_out: 0 };
     body(from, BodyKind::Probe, flags, &probe.emit())
 }
 
