@@ -154,6 +154,15 @@ struct member_at {
 	__u8 pad;
 };
 
+/* What a tracker's votes are worth since one of them decided alone. A bit per worker. */
+struct standing {
+	__u16 shut_out;
+	__u16 obeyed;
+	__u8 number;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct standing) == 8, "core/src/maps.rs");
+
 struct window_key {
 	__u16 member;
 	__u8 worker;
@@ -285,7 +294,7 @@ _Static_assert(sizeof(struct control) == 88, "docs/protocol.md, section 2");
 
 enum { BODY_PROBE = 1, BODY_LAST = 4 };
 #define PROBE_PAYLOAD 24
-enum { PROBE_ANSWER = 1, PROBE_LEAVING = 2 };
+enum { PROBE_ANSWER = 1, PROBE_LEAVING = 2, PROBE_OBEYS = 8 };
 
 /* A Probe without a list of silent backends: the only body that is answered here. */
 struct probe {
@@ -304,7 +313,7 @@ struct probe {
 	be64 digest;
 	be32 heartbeat_age_ms;
 	__u8 worker;
-	__u8 reserved_2;
+	__u8 shut_out;
 	be16 silent;
 	be64 mac;
 };

@@ -178,6 +178,24 @@ impl Snapshot {
         self.trios[partition.index()]
     }
 
+    /// The partitions of one of a tracker's workers (partition modulo `workers`) in whose trio it is alone but for members
+    /// that are absent: what it may come to own alone (rule 14). None for a worker that there cannot be.
+    pub fn lonely(
+        &self,
+        owner: MemberId,
+        (worker, workers): (u8, u8),
+        is_absent: impl Fn(MemberId) -> bool,
+    ) -> impl Iterator<Item = Partition> {
+        let (worker, workers) = (usize::from(worker), usize::from(workers));
+        Partition::all().filter(move |&partition| {
+            let trio = self.trio(partition);
+            worker < workers
+                && partition.index() % workers == worker
+                && trio.contains(owner)
+                && trio.iter().all(|id| id == owner || is_absent(id))
+        })
+    }
+
     /// Source and destination address of packets from one member to another: the preferred family if both have it,
     /// else the other. `None` when there is no such member; two members that must talk always have a common family.
     #[must_use]

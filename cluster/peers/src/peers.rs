@@ -12,7 +12,7 @@ use jlb_wire::{
     body_flags,
 };
 
-use crate::peer::Peer;
+use crate::peer::{Peer, Standing};
 use crate::send::{buffer_with, wrap};
 use crate::{Carried, Envelope, Messages, Random, body_reason};
 
@@ -282,6 +282,12 @@ impl Peers {
         peer.boot.map(|_| Nanos(u64::from(peer.heartbeat_age_ms) * 1_000_000))
     }
 
+    /// What a backend said last of our votes.
+    #[must_use]
+    pub fn standing(&self, member: MemberId) -> Option<Standing> {
+        self.peer(member)?.standing
+    }
+
     /// Whether a member says that it is about to leave.
     #[must_use]
     pub fn leaving(&self, member: MemberId) -> bool {
@@ -414,9 +420,9 @@ impl Peers {
 
     fn read_answer(&mut self, now: Nanos, body: &Body, probe: &Probe) -> Result<Next, Reason> {
         let peer = self.peers[body.sender.index()].as_mut().ok_or(Reason::NotAMember)?;
-        let asked = peer.nonce.is_some_and(|(nonce, _)| nonce == body.nonce);
+        let asked = peer.nonce.filter(|&(nonce, _)| nonce == body.nonce);
         let booted = peer.boot != Some(body.boot);
-        if booted && !asked {
+        if booted && asked.is_none() {
             return Err(Reason::UnknownBoot);
         }
         if booted {
@@ -425,9 +431,12 @@ impl Peers {
         }
         // Late answers, to a nonce before the latest, are life too.
         peer.accept(now, body.boot, body.sequence)?;
-        if asked {
+        if let Some((_, asked)) = asked {
             peer.nonce = None;
             peer.heartbeat_age_ms = probe.heartbeat_age_ms;
+            let obeys = body.flags & body_flags::OBEYS != 0;
+            let shut_out = probe.shut_out;
+            peer.standing = Some(Standing { asked, boot: body.boot, shut_out, obeys });
         }
         self.learn_leaving(body);
         self.note(body.sender);
@@ -617,6 +626,7 @@ impl Peers {
             // Who runs this code is running.
             heartbeat_age_ms: 0,
             worker,
+            shut_out: 0,
         }
     }
 

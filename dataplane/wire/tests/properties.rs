@@ -180,7 +180,7 @@ fn every_sample_parses_back() {
 
 #[test]
 fn probe_lists_silent_backends() {
-    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 3, worker: 4 };
+    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 3, worker: 4, shut_out: 5 };
     let ids: Vec<_> = (1..=900).filter_map(MemberId::new).collect();
     let mut out = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let len = probe.emit_with(&ids, &mut out);

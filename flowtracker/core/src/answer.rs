@@ -168,7 +168,7 @@ impl<R: Rules> Tracker<R> {
         };
         self.count_reject(&message);
         // The vote is free, and where we may not lead the chain any more, we vote no more.
-        if let Some(why) = self.may_not_head(message.flow.partition()) {
+        if let Some(why) = self.may_not_head(now, message.flow.partition()) {
             self.store.remove(&message.flow);
             return io.drop(message.buf, why);
         }

@@ -18,6 +18,8 @@
 //! | `refresh` | one pull: batches asked for and come |
 //! | `sources` | the backends' end markers, and whom to pull when |
 //! | `warmth` | the partitions of which we do not yet know all flows |
+//! | `lease` | whether another one may decide alone |
+//! | `sole` | the last one of a trio decides alone |
 //! | `leave` | when we may go without loss |
 //! | `send` | the messages that we write |
 //! | `store` | flows, pending entries, tombstones, refusals; all bounded |
@@ -26,6 +28,7 @@
 
 mod answer;
 mod entry;
+mod lease;
 mod leave;
 mod metrics;
 mod open;
@@ -34,6 +37,7 @@ mod pull;
 mod query;
 mod refresh;
 mod send;
+mod sole;
 mod sources;
 mod store;
 mod tracker;

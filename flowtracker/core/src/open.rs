@@ -1,6 +1,6 @@
 //! Open: from an ingress, for a new flow; from a tracker, for our vote.
 
-use jlb_flow::Cookie;
+use jlb_flow::{Cookie, FlowId};
 use jlb_map::{MAX_REJECT_TTL, MemberRole, Service, ServiceId, Trio};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
 use jlb_wire::{Incarnation, MemberId, Protocol};
@@ -36,6 +36,7 @@ impl<R: Rules> Tracker<R> {
         message: Message<B>,
         io: &mut impl Io<B>,
     ) {
+        self.free_from_the_dead(now, &message.flow);
         let (tuple, control) = (&message.tuple, &message.control);
         let vip = tuple.vip();
         let Some(service) = self.snapshot.service(vip.ip(), vip.port(), tuple.protocol()) else {
@@ -59,8 +60,12 @@ impl<R: Rules> Tracker<R> {
         if vote && control.epoch != self.snapshot.epoch() && self.rules.on(Rule::OneEpoch) {
             return io.drop(message.buf, Reason::WrongEpoch);
         }
-        if self.warmth.is_cold(message.flow.partition()) {
-            self.open_while_cold(now, message, io);
+        if self.is_cold(message.flow.partition()) {
+            self.open_unless_new(now, message, Reason::Cold, io);
+        } else if (vote && self.sole.owns(message.flow.partition()))
+            || !self.may_vote(now, message.flow.partition())
+        {
+            self.open_unless_new(now, message, Reason::SoleOwner, io);
         } else if control.ingress == Some(control.sender) {
             self.open_from_ingress(now, message, (service, trio), io);
         } else if trio.contains(control.sender) {
@@ -71,16 +76,27 @@ impl<R: Rules> Tracker<R> {
     }
 
     /// What we know of is known, and there is no vote that it could be at odds with; else others are to be asked (rule 4).
-    fn open_while_cold<B: PacketBuf>(
+    fn open_unless_new<B: PacketBuf>(
         &mut self,
         now: Nanos,
         message: Message<B>,
+        why: Reason,
         io: &mut impl Io<B>,
     ) {
         if let Standing::Established { backend, incarnation } = self.standing(now, &message) {
             self.send_state(message, Whereabouts::At(backend, incarnation), io);
         } else {
-            io.drop(message.buf, Reason::Cold);
+            io.drop(message.buf, why);
+        }
+    }
+
+    /// A vote for a dead backend is free: at once when somebody asks, without its Cancel's being due, which may be a second away.
+    fn free_from_the_dead(&mut self, now: Nanos, flow: &FlowId) {
+        let Some(Entry::Pending(cookie)) = self.store.entry(flow) else { return };
+        let backend = self.store.pending(cookie).map(|pending| pending.backend);
+        let two = self.rules.on(Rule::TwoWitnesses);
+        if backend.is_some_and(|backend| self.peers.dead(now, backend, two)) {
+            self.store.remove(flow);
         }
     }
 
@@ -159,6 +175,9 @@ impl<R: Rules> Tracker<R> {
             }
             Standing::Refused(refusal) => {
                 let offer = self.offer_of(&message, Candidate::Refused, refusal.tried);
+                if self.votes_alone(message.flow.partition()) {
+                    return self.refuse(now, message, &offer, trio, io);
+                }
                 self.ask_second(message, &offer, trio, io);
             }
             Standing::Free { heir } => {
@@ -259,6 +278,10 @@ impl<R: Rules> Tracker<R> {
         trio: Trio,
         io: &mut impl Io<B>,
     ) {
+        if self.votes_alone(message.flow.partition()) {
+            let us = (self.peers.me(), self.peers.own_boot());
+            return self.send_to_backend(message, offer, us, io);
+        }
         let Some(second) = self.second_for(trio) else {
             return io.drop(message.buf, Reason::NoTracker);
         };
@@ -270,7 +293,7 @@ impl<R: Rules> Tracker<R> {
         self.send_to_second(message, offer, second, io);
     }
 
-    /// Nobody takes the flow: our vote to refuse it, and the question for another one (rule 13). A pending entry goes;
+    /// Nobody takes the flow: our vote to refuse it, and the question for another one (rule 13), if there is another one. A pending entry goes;
     /// it stays when the refusal cannot be remembered.
     pub(crate) fn refuse<B: PacketBuf>(
         &mut self,
@@ -280,7 +303,8 @@ impl<R: Rules> Tracker<R> {
         trio: Trio,
         io: &mut impl Io<B>,
     ) {
-        let voted = !self.rules.on(Rule::RefusalIsVoted);
+        let alone = self.votes_alone(message.flow.partition());
+        let voted = alone || !self.rules.on(Rule::RefusalIsVoted);
         let refusal = Refusal { voted, head: self.peers.me(), tried: offer.tried };
         if let Err(why) = self.store.refuse(now, &message.flow, offer.incarnation, refusal) {
             return io.drop(message.buf, why);

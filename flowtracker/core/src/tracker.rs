@@ -10,8 +10,10 @@ use jlb_role::{
 };
 use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
 
+use crate::lease::Lease;
 use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
+use crate::sole::Sole;
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::warmth::{Ours, Warmth};
@@ -62,6 +64,8 @@ pub struct Tracker<R: Rules = AllRules> {
     pub(crate) rejects: Rejects,
     pub(crate) sources: Sources,
     pub(crate) warmth: Warmth,
+    pub(crate) lease: Lease,
+    pub(crate) sole: Sole,
     /// What was last reported of our warmth, and when those whom we wait for.
     pub(crate) told_warm: Option<bool>,
     pub(crate) told_at: Nanos,
@@ -104,6 +108,8 @@ impl<R: Rules> Tracker<R> {
             peers,
             sources: Sources::new(seed.rotate_left(32)),
             warmth,
+            lease: Lease::default(),
+            sole: Sole::new(now, seed.rotate_left(16)),
             told_warm: None,
             told_at: now,
             refresh_seconds: Histogram::default(),
@@ -177,6 +183,9 @@ impl<R: Rules> Tracker<R> {
                         self.handled += 1;
                         self.on_refresh(now, other, io);
                     }
+                    Some(other) if other.body.kind == BodyKind::Epoch => {
+                        self.on_epoch(now, other, io);
+                    }
                     Some(other) => io.drop(other.buf, Reason::WrongKind),
                     None => {}
                 }
@@ -243,11 +252,14 @@ impl<R: Rules> Tracker<R> {
 
 impl<R: Rules> Tracker<R> {
     /// Why we may not lead a chain in a partition that we once voted in.
-    pub(crate) fn may_not_head(&self, partition: Partition) -> Option<Reason> {
+    pub(crate) fn may_not_head(&self, now: Nanos, partition: Partition) -> Option<Reason> {
         if !self.snapshot.trio(partition).contains(self.peers.me()) {
             return Some(Reason::NotInTrio);
         }
-        self.warmth.is_cold(partition).then_some(Reason::Cold)
+        if self.is_cold(partition) {
+            return Some(Reason::Cold);
+        }
+        (!self.may_vote(now, partition)).then_some(Reason::SoleOwner)
     }
 
     /// Which partitions are this worker's.
@@ -298,6 +310,9 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
                 self.sources.update(&self.snapshot, &snapshot);
                 self.peers.update(Arc::clone(&snapshot), now);
                 self.snapshot = snapshot;
+                if other_epoch {
+                    self.sole_of_another_epoch(io);
+                }
                 self.tell_warmth(io);
             }
             TrackerEvent::Leaving(leaving) => self.set_leaving(now, leaving),
@@ -332,6 +347,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
             &self.refresh_seconds,
             out,
         );
+        self.sole.collect(out);
     }
 }
 

@@ -20,7 +20,8 @@ mod sockets;
 mod word;
 
 pub use agent::{
-    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, REFRESH_IDLE, REFRESH_SESSIONS,
+    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, Owners, REFRESH_IDLE,
+    REFRESH_SESSIONS, SOLE_SILENT, SOLE_WORKERS,
 };
 pub use event::{EventKind, KernelEvent};
 pub use kernel::{

@@ -13,6 +13,7 @@
 //! | members | id (array) | [`Member`] | 4096 |
 //! | members by address | [`AddressKey`] | [`MemberAt`] | 2 × 4095 |
 //! | boot ids | id (array) | `u64`, 0 = not known | 4096 |
+//! | standing: which trackers are shut out, and obeyed | id (array) | [`Standing`] | 4096 |
 //! | windows | [`WindowKey`] | [`Window`] | 16 per member |
 //! | egress hosts | index (array) | [`Egress`] | [`MAX_EGRESS`] |
 //! | host | 0 (array) | [`Host`] | 1 |
@@ -234,6 +235,34 @@ layout! {
         role: u8,
         /// 0.
         pad: u8,
+    }
+}
+
+layout! {
+    /// What a tracker's votes are worth here since one of them decided alone (rule 14). A bit per worker.
+    Standing: 8 {
+        /// Workers that are shut out: another tracker decides alone, or they have not pulled since it did.
+        shut_out: u16,
+        /// Workers that we obey alone.
+        obeyed: u16,
+        /// How often it was shut out: 1 to 255, and round again.
+        number: u8,
+        /// 0.
+        pad: [u8; 3],
+    }
+}
+
+impl Standing {
+    /// What Probe answers to that worker: the number of its being shut out, or 0.
+    #[must_use]
+    pub const fn shut_out(&self, worker: u8) -> u8 {
+        if self.shut_out >> (worker & 15) & 1 != 0 { self.number } else { 0 }
+    }
+
+    /// Whether we obey that worker alone.
+    #[must_use]
+    pub const fn is_obeyed(&self, worker: u8) -> bool {
+        self.obeyed >> (worker & 15) & 1 != 0
     }
 }
 

@@ -378,7 +378,7 @@ impl World {
         }
         let (counter, records) = b.kernel.refresh_records(now);
         let Collect { tracker, nonce, .. } = collect;
-        let event = AgentEvent::Flows { tracker, nonce, counter, sole: 0, records: records.into() };
+        let event = AgentEvent::Flows { tracker, nonce, counter, records: records.into() };
         let at = now + self.fate.time(Nanos(1_000), COLLECTED.0);
         self.queue.push(at, Event::Agent { node, starts, event: Box::new(event) });
     }

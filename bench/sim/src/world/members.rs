@@ -1,6 +1,7 @@
 //! The members' part: when their workers poll and tick, and what becomes of what they do.
 
 use jlb_role::{FakeBuf, FakeIo, Nanos, PacketBuf, Role};
+use jlb_yann_core::AgentEvent;
 
 use super::{Event, Node, World, name};
 use crate::check::{Found, Invariant};
@@ -105,6 +106,7 @@ impl World {
     pub(super) fn after_role(&mut self, node: u16, worker: u8) {
         let mut io = core::mem::take(&mut self.io);
         let mut collects = Vec::new();
+        let mut written = None;
         let Self { plan, trace, nodes, .. } = self;
         for (packet, why) in io.dropped.drain(..) {
             trace.event(self.now, u64::from(node), packet.bytes(), || {
@@ -119,7 +121,12 @@ impl World {
             });
             if let Node::Backend(b) = &mut nodes[usize::from(node)] {
                 collects.extend(b.learn(report));
+                written = b.sole_change.take().map(|change| (b.starts, change)).or(written);
             }
+        }
+        if let Some((starts, change)) = written {
+            let event = Box::new(AgentEvent::SoleWritten { change });
+            self.queue.push(self.now, Event::Agent { node, starts, event });
         }
         for collect in collects {
             self.order(node, collect);

@@ -112,7 +112,8 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
             }
         }
     }
-    let probe = Probe { generation: 12, digest: 0xfeed, heartbeat_age_ms: 40, worker: 1 };
+    let probe =
+        Probe { generation: 12, digest: 0xfeed, heartbeat_age_ms: 40, worker: 1, shut_out: 0 };
     let mut room = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let answer =
         probe.emit_with(&[MemberId::new(33).unwrap(), MemberId::new(34).unwrap()], &mut room);
@@ -131,7 +132,8 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
             counter: 10,
         })
         .into();
-    let refresh = Refresh { batch: 3, batches: 7, worker: 1, workers: 2, sole: 0, counter: 11 };
+    let refresh =
+        Refresh { batch: 3, batches: 7, worker: 1, workers: 2, sole: 0, shut_out: 0, counter: 11 };
     let mut batch_room = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let batch = refresh.emit(&records, &mut batch_room);
     let owner = SoleOwner { owner: MemberId::new(21), worker: 1, workers: 2 };

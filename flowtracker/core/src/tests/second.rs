@@ -273,7 +273,7 @@ fn a_vote_to_refuse_is_no_vote_for_a_backend() {
     // T1 voted to refuse, not yet answered; T2 comes with a backend.
     let mut w = World::new(T1);
     w.down.extend(BACKENDS);
-    w.run(600);
+    w.run(5000);
     w.open(&flow);
     w.one();
     w.open_by(T2, &flow, A);
@@ -286,7 +286,7 @@ fn a_vote_to_refuse_is_no_vote_for_a_backend() {
 
     let mut w = World::new(T2);
     w.down.extend(BACKENDS);
-    w.run(600);
+    w.run(5000);
     w.open(&flow);
     w.one();
     w.open_by(T1, &flow, A);

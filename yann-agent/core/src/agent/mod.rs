@@ -2,6 +2,7 @@
 
 mod closes;
 mod refresh;
+mod sole;
 
 use std::sync::Arc;
 
@@ -13,15 +14,18 @@ use jlb_role::{
     WorkerId,
 };
 use jlb_wire::{
-    FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId, RefreshRecord,
-    flow_headers,
+    BodyKind, BootId, FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId,
+    RefreshRecord, flow_headers,
 };
 
+use crate::maps::Standing;
 use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
 pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
 use closes::{Closes, Due, Target};
 use refresh::{Flows, Sessions};
 pub use refresh::{REFRESH_IDLE, REFRESH_SESSIONS};
+use sole::Sole;
+pub use sole::{Owners, SOLE_SILENT, SOLE_WORKERS};
 
 /// Closes sent or forgotten per tick.
 const DUE_PER_TICK: usize = 256;
@@ -77,10 +81,13 @@ pub enum AgentEvent {
         nonce: u64,
         /// The backend's counter, read before the first flow.
         counter: u64,
-        /// Member id of the sole owner that this host obeys, 0 for none.
-        sole: u16,
         /// All live flows, and all that closed lately.
         records: Arc<[RefreshRecord]>,
+    },
+    /// The kernel half obeys what [`Agent::sole_owners`] and [`Agent::standings`] said when [`jlb_role::Report::SoleChanged`] came with that number.
+    SoleWritten {
+        /// The report's.
+        change: u64,
     },
 }
 
@@ -91,6 +98,7 @@ pub struct Agent<R: Rules = AllRules> {
     hasher: FlowHasher,
     closes: Closes,
     sessions: Sessions,
+    sole: Sole,
     cpu: u16,
     unrepeated: u64,
     not_mine: u64,
@@ -124,6 +132,7 @@ impl<R: Rules> Agent<R> {
             hasher,
             closes: Closes::new(config.close_capacity),
             sessions: Sessions::default(),
+            sole: Sole::default(),
             cpu: 0,
             unrepeated: 0,
             not_mine: 0,
@@ -135,6 +144,28 @@ impl<R: Rules> Agent<R> {
     #[must_use]
     pub const fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// Who is to decide alone, by partition: for the kernel half.
+    #[must_use]
+    pub fn sole_owners(&self) -> &Owners {
+        self.sole.owners()
+    }
+
+    /// Which trackers that shuts out, and which it makes us obey: for the kernel half.
+    pub fn standings(&self) -> impl Iterator<Item = (MemberId, Standing)> {
+        self.sole.standings().iter().map(|(&id, &standing)| (id, standing))
+    }
+
+    /// What the kernel half obeys when this user half begins, and which boot ids it knows.
+    pub fn adopt_sole_owners(
+        &mut self,
+        now: Nanos,
+        owners: &Owners,
+        standings: impl Iterator<Item = (MemberId, Standing)>,
+        boot: impl Fn(MemberId) -> BootId,
+    ) {
+        self.sole.adopt(now, owners, standings, boot);
     }
 
     /// Closes that are under way or remembered. For status and checkers.
@@ -152,7 +183,12 @@ impl<R: Rules> Agent<R> {
             Carried::Body { .. } => {
                 if let Some(received) = self.peers.receive_body(now, buf, &envelope, io) {
                     let from = envelope.from_role;
-                    self.sessions.receive(now, received, from, &mut self.peers, io);
+                    if received.body.kind == BodyKind::Epoch {
+                        self.sole.receive(now, received, from, &mut self.peers, io);
+                    } else {
+                        let ends = (&mut self.peers, &mut self.sole);
+                        self.sessions.receive(now, received, from, ends, io);
+                    }
                 }
             }
             // Data is the kernel half's.
@@ -162,6 +198,14 @@ impl<R: Rules> Agent<R> {
                     io.drop(buf, why);
                 }
             }
+        }
+    }
+
+    /// Looks whether owners are still to be obeyed. What trackers pull begins anew when that has changed.
+    fn mind_owners<B: PacketBuf>(&mut self, now: Nanos, io: &mut impl Io<B>) {
+        self.sole.tick(now, &mut self.peers, io);
+        if self.sole.takes_news() {
+            self.sessions.clear();
         }
     }
 
@@ -330,6 +374,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         for buf in burst.drain(..) {
             self.receive(now, buf, io);
         }
+        self.mind_owners(now, io);
     }
 
     fn event(&mut self, now: Nanos, event: AgentEvent, io: &mut impl Io<B>) {
@@ -338,14 +383,19 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
             AgentEvent::Snapshot(snapshot) => {
                 if snapshot.epoch() != self.peers.snapshot().epoch() {
                     self.sessions.clear();
+                    self.sole.clear(self.peers.snapshot(), io);
                 }
                 self.hasher = FlowHasher::new(snapshot.keys().hash_key);
                 self.peers.update(snapshot, now);
+                self.mind_owners(now, io);
             }
             AgentEvent::Cpu(cpu) => self.cpu = cpu,
-            AgentEvent::Flows { tracker, nonce, counter, sole, records } => {
-                let flows = Flows { tracker, nonce, counter, sole, records };
+            AgentEvent::Flows { tracker, nonce, counter, records } => {
+                let flows = Flows { tracker, nonce, counter, records };
                 self.sessions.collected(now, &flows);
+            }
+            AgentEvent::SoleWritten { change } => {
+                self.sole.is_written(change, &mut self.peers, io);
             }
         }
     }
@@ -353,11 +403,13 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
     fn tick(&mut self, now: Nanos, io: &mut impl Io<B>) {
         self.peers.tick(now, io);
         self.send_due(now, io);
+        self.mind_owners(now, io);
         self.sessions.tick(now, self.peers.snapshot(), &self.hasher);
     }
 
     fn next_deadline(&self) -> Option<Nanos> {
         let own = self.closes.next_deadline().into_iter().chain(self.sessions.next_deadline());
+        let own = own.chain(self.sole.next_deadline(&self.peers));
         self.peers.next_deadline().into_iter().chain(own).min()
     }
 
@@ -370,5 +422,6 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         out.value(&CLOSES, &[], self.closes.len() as f64);
         out.value(&NOT_MINE, &[], self.not_mine as f64);
         self.sessions.collect(out);
+        self.sole.collect(out);
     }
 }
