@@ -262,8 +262,7 @@ impl<R: Rules> Kernel<R> {
     }
 
     fn answer(&self, now: Nanos, key: &AnswerKey) -> Option<Answer> {
-        let answer = self.answers.get(key)?;
-        (now.since(Nanos(answer.at)) < key.lifetime(answer)).then_some(*answer)
+        self.answers.get(key).filter(|answer| answer.stands(now)).copied()
     }
 
     /// Remembers an answer. An entry of the same key, even one whose time is over, gives it its place.
