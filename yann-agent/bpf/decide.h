@@ -162,18 +162,11 @@ FUNCTION int refuse(struct work *w, __u64 now, __u16 slot, __u8 reason)
 	return ANSWER;
 }
 
-/*
- * A refusal is said again, and frees votes as the first one did: what was sent for these may still be under way, so it stands
- * anew. That of a datagram flow would so stand for ever, if its client goes on: after a while it is not said any more, but
- * still stands for as long.
- */
-INLINE int refuse_again(struct work *w, struct answer *a, bool udp, __u64 now)
+/* A refusal is said again, and frees votes as the first one did: what was sent for these may still be under way. */
+INLINE int refuse_again(struct work *w, struct answer *a, __u64 now)
 {
+	a->at = now;
 	w->counter = a->counter;
-	if (!udp)
-		a->at = now;
-	else if (now > a->at && now - a->at >= UDP_REJECT_SAID)
-		return DROP_FOR(DROP_REFUSED_LATELY);
 	return ANSWER;
 }
 
@@ -316,7 +309,7 @@ FUNCTION int decide_open(context *ctx, const struct host *h, struct work *w, __u
 	a = answer_of(&w->key, now);
 	if (a) {
 		w->reason = a->reason;
-		return refuse_again(w, a, udp, now);
+		return refuse_again(w, a, now);
 	}
 	return admit(ctx, h, w, now);
 }
@@ -354,7 +347,7 @@ FUNCTION int decide_cancel(struct work *w, __u64 now)
 	w->key.force = (c->flags & bpf_htons(FORCE)) != 0;
 	a = answer_of(&w->key, now);
 	if (a)
-		return refuse_again(w, a, udp, now);
+		return refuse_again(w, a, now);
 	s = service_of(flow);
 	return refuse(w, now, s ? s->slot : NO_SERVICE, REJECT_CANCELLED);
 }

@@ -229,12 +229,20 @@ FUNCTION int close_flow(__u64 now, const struct tuple *flow, struct flow *f)
 	return 0;
 }
 
+/* From the last time that it was said. */
+INLINE __u64 lifetime_of(const struct answer_key *key, const struct answer *a)
+{
+	/* The next datagram of a refused flow looks just alike. */
+	return a->kind == ANSWER_REJECTED && protocol_of(&key->tuple) == PROTO_UDP ? UDP_REJECT_LIFETIME :
+										      ANSWER_LIFETIME;
+}
+
 /* The remembered answer, while it stands. */
 FUNCTION struct answer *answer_of(const struct answer_key *key, __u64 now)
 {
 	struct answer *a = bpf_map_lookup_elem(&answers, key);
 
-	return a && (now <= a->at || now - a->at < ANSWER_LIFETIME) ? a : 0;
+	return a && (now <= a->at || now - a->at < lifetime_of(key, a)) ? a : 0;
 }
 
 /* Remembers an ingress host of the flow: newest first, the oldest goes. */

@@ -20,7 +20,7 @@ typedef __u64 be64;
 
 /* docs/protocol.md, section 6; core/src/maps.rs. */
 #define ANSWER_LIFETIME (8 * NSEC_PER_SEC)
-#define UDP_REJECT_SAID (4 * NSEC_PER_SEC)
+#define UDP_REJECT_LIFETIME (4 * NSEC_PER_SEC)
 /* A packet whose flow is not here makes an event: 1000 per second and CPU, and so many at once. */
 #define NOT_MINE_INTERVAL NSEC_PER_MSEC
 #define NOT_MINE_BURST 256

@@ -643,7 +643,7 @@ static long sweep_flow(struct bpf_map *map, const struct tuple *key, struct flow
 
 static long sweep_answer(struct bpf_map *map, const struct answer_key *key, struct answer *a, struct sweep *s)
 {
-	if (s->now > a->at && s->now - a->at >= ANSWER_LIFETIME) {
+	if (s->now > a->at && s->now - a->at >= lifetime_of(key, a)) {
 		struct answer_key gone = *key;
 
 		bpf_map_delete_elem(map, &gone);

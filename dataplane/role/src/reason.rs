@@ -127,6 +127,4 @@ reasons! {
     BackendDead = "backend_dead",
     /// Another tracker is the partition's sole owner.
     SoleOwner = "sole_owner",
-    /// A datagram flow that this host refused: it is not yet asked anew, and the refusal is no longer said.
-    RefusedLately = "refused_lately",
 }

@@ -36,9 +36,9 @@ pub const MAX_EGRESS: usize = 64;
 
 /// How long a remembered answer stands: longer than pending entries and replay last (design, section 4).
 pub const ANSWER_LIFETIME: Nanos = Nanos::from_secs(8);
-/// How long the refusal of a datagram flow is said again. Its next one looks just alike, so it must be decided anew before
-/// long; but not before the replay window (4 s) is over since a tracker last heard the refusal and asked somebody else.
-pub const UDP_REJECT_SAID: Nanos = Nanos::from_secs(4);
+/// The same for a refused datagram flow, whose next one looks just alike: the replay window only. Trackers remember that
+/// all have refused a little longer, and ask nobody meanwhile.
+pub const UDP_REJECT_LIFETIME: Nanos = Nanos::from_secs(4);
 /// A daemon's heartbeat may be so old before it counts as down.
 pub const HEARTBEAT_LIMIT: Nanos = Nanos::from_millis(300);
 /// An egress host was heard if it asked us so lately.
@@ -395,16 +395,11 @@ impl Flow {
 }
 
 impl Answer {
-    /// Whether its time is not over.
-    #[must_use]
-    pub fn stands(&self, now: Nanos) -> bool {
-        now.since(Nanos(self.at)) < ANSWER_LIFETIME
-    }
-
     /// As trackers are told of a flow that closed lately. `None` for a refusal, and when its time is over.
     #[must_use]
     pub fn record(&self, now: Nanos, key: &AnswerKey) -> Option<RefreshRecord> {
-        if self.kind != answer_kind::CLOSED || !self.stands(now) {
+        let stands = now.since(Nanos(self.at)) < key.lifetime(self);
+        if self.kind != answer_kind::CLOSED || !stands {
             return None;
         }
         let tuple = FiveTuple::from_padded(key.tuple)?;
@@ -453,6 +448,18 @@ impl AnswerKey {
     #[must_use]
     pub fn new(tuple: &FiveTuple, incarnation: u32, force: bool) -> Self {
         Self { tuple: *tuple.padded(), incarnation, force: u8::from(force), pad: [0; 3] }
+    }
+
+    /// How long an answer under this key stands, from the last time that it was said.
+    #[must_use]
+    pub fn lifetime(&self, answer: &Answer) -> Nanos {
+        let udp = FiveTuple::from_padded(self.tuple)
+            .is_some_and(|tuple| tuple.protocol() == Protocol::Udp);
+        if udp && answer.kind == answer_kind::REJECTED {
+            UDP_REJECT_LIFETIME
+        } else {
+            ANSWER_LIFETIME
+        }
     }
 }
 

@@ -87,7 +87,7 @@ impl<R: Rules> Kernel<R> {
                 over.push(*tuple);
             }
         }
-        self.answers.retain(|_, answer| answer.stands(now));
+        self.answers.retain(|key, answer| now.since(Nanos(answer.at)) < key.lifetime(answer));
         for tuple in over {
             self.socket_closed(now, &tuple);
         }

@@ -262,7 +262,8 @@ impl<R: Rules> Kernel<R> {
     }
 
     fn answer(&self, now: Nanos, key: &AnswerKey) -> Option<Answer> {
-        self.answers.get(key).filter(|answer| answer.stands(now)).copied()
+        let answer = self.answers.get(key)?;
+        (now.since(Nanos(answer.at)) < key.lifetime(answer)).then_some(*answer)
     }
 
     /// Remembers an answer. An entry of the same key, even one whose time is over, gives it its place.

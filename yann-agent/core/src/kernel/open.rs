@@ -8,7 +8,7 @@ use super::reply::Refusal;
 use super::{Kernel, NO_SERVICE, Verdict};
 use crate::maps::{
     Answer, AnswerKey, EventRecord, Flow, HEARTBEAT_LIMIT, INGRESS_HOSTS, Service, ServiceKey,
-    UDP_REJECT_SAID, answer_kind, flow_flags, flow_state, host_flags,
+    answer_kind, flow_flags, flow_state, host_flags,
 };
 use crate::{BackendWord, EventKind, Sockets, TcpSocket};
 
@@ -54,7 +54,7 @@ impl<R: Rules> Kernel<R> {
         }
         let key = AnswerKey::new(&tuple, incarnation, m.has(Flags::FORCE));
         if let Some(answer) = self.answer(now, &key) {
-            let counter = self.refuse_again(now, key, (answer, udp))?;
+            let counter = self.refuse_again(now, key, answer);
             let reason = RejectReason::from_wire(answer.reason).unwrap_or(RejectReason::None);
             return self.reject(m, Refusal { reason, counter }, sockets);
         }
@@ -255,20 +255,10 @@ impl<R: Rules> Kernel<R> {
     }
 
     /// A refusal is about to be said again, and frees votes as the first one did: what was sent for these may still be under
-    /// way, so it stands anew. That of a datagram flow would so stand for ever, if its client goes on: after a while it is
-    /// not said any more, but still stands for as long.
-    fn refuse_again(
-        &mut self,
-        now: Nanos,
-        key: AnswerKey,
-        (answer, udp): (Answer, bool),
-    ) -> Result<u64, Reason> {
-        if !udp {
-            self.answers.insert(key, Answer { at: now.0, ..answer });
-        } else if now.since(Nanos(answer.at)) >= UDP_REJECT_SAID {
-            return Err(Reason::RefusedLately);
-        }
-        Ok(answer.counter)
+    /// way, so it stands anew.
+    fn refuse_again(&mut self, now: Nanos, key: AnswerKey, answer: Answer) -> u64 {
+        self.answers.insert(key, Answer { at: now.0, ..answer });
+        answer.counter
     }
 
     /// A tracker wants its vote back. Handing the SYN to the stack was the decision, SYN-ACK or not.
@@ -301,7 +291,7 @@ impl<R: Rules> Kernel<R> {
             }
             let key = AnswerKey::new(&tuple, incarnation, m.has(Flags::FORCE));
             if let Some(rejected) = self.answer(now, &key) {
-                let counter = self.refuse_again(now, key, (rejected, udp))?;
+                let counter = self.refuse_again(now, key, rejected);
                 return self.reject(m, Refusal { reason, counter }, sockets);
             }
         }
