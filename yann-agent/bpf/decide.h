@@ -162,6 +162,14 @@ FUNCTION int refuse(struct work *w, __u64 now, __u16 slot, __u8 reason)
 	return ANSWER;
 }
 
+/* A refusal is said again, and frees votes as the first one did: what was sent for these may still be under way. */
+INLINE int refuse_again(struct work *w, struct answer *a, __u64 now)
+{
+	a->at = now;
+	w->counter = a->counter;
+	return ANSWER;
+}
+
 /* The flow's answers go to whoever asked last. */
 INLINE void take_chain(struct flow *f, const struct control *c)
 {
@@ -300,9 +308,8 @@ FUNCTION int decide_open(context *ctx, const struct host *h, struct work *w, __u
 	w->key.force = (c->flags & bpf_htons(FORCE)) != 0;
 	a = answer_of(&w->key, now);
 	if (a) {
-		w->counter = a->counter;
 		w->reason = a->reason;
-		return ANSWER;
+		return refuse_again(w, a, now);
 	}
 	return admit(ctx, h, w, now);
 }
@@ -339,10 +346,8 @@ FUNCTION int decide_cancel(struct work *w, __u64 now)
 	}
 	w->key.force = (c->flags & bpf_htons(FORCE)) != 0;
 	a = answer_of(&w->key, now);
-	if (a) {
-		w->counter = a->counter;
-		return ANSWER;
-	}
+	if (a)
+		return refuse_again(w, a, now);
 	s = service_of(flow);
 	return refuse(w, now, s ? s->slot : NO_SERVICE, REJECT_CANCELLED);
 }

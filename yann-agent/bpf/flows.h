@@ -229,6 +229,7 @@ FUNCTION int close_flow(__u64 now, const struct tuple *flow, struct flow *f)
 	return 0;
 }
 
+/* From the last time that it was said. */
 INLINE __u64 lifetime_of(const struct answer_key *key, const struct answer *a)
 {
 	/* The next datagram of a refused flow looks just alike. */

@@ -38,5 +38,5 @@ mod world;
 
 pub use canaries::{CANARIES, Catch, catch_of};
 pub use check::{Invariant, Violation};
-pub use run::{Failure, Report, run};
+pub use run::{Failure, Report, run, run_reference};
 pub use trace::Sink;

@@ -5,15 +5,15 @@ mod clients;
 mod cluster;
 mod drills;
 mod failover;
+mod reference;
 mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jlb_flow::HashKey;
-use jlb_map::{Family, Keys, Problems, Snapshot, Spec, Underlay};
+use jlb_map::{Family, Problems, Snapshot};
 use jlb_role::Nanos;
-use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Version};
+use jlb_wire::MemberId;
 
 use crate::client::Client;
 use crate::fabric::Faults;
@@ -21,7 +21,7 @@ use crate::random::Random;
 use crate::stack::Accepting;
 use crate::tcp::Patience;
 use clients::draw_clients;
-use cluster::{DrawnService, Families, members, prefixes};
+use cluster::{DrawnService, Families, members, spec};
 use weather::{draw_faults, draw_outside};
 
 pub(crate) use failover::{Fault, SPREAD};
@@ -114,23 +114,9 @@ impl Plan {
             expectations.push(drawn.expectation);
             services.push(drawn.service);
         }
-        let spec = Spec {
-            generation: 1,
-            epoch: Epoch(1),
-            protocol: Version::OLDEST,
-            keys: Keys {
-                hash_key: HashKey(u128::from(seed).wrapping_add(1).to_be_bytes()),
-                mac_keys: MacKeys::single(MacKey(*b"simulated secret")),
-            },
-            underlay: Underlay {
-                prefixes: prefixes(),
-                prefer: if r.once_in(2) { Family::V4 } else { Family::V6 },
-                port: 6081,
-                mtu: 1500,
-            },
-            members: members(ingress, trackers, backends, families),
-            services,
-        };
+        let prefer = if r.once_in(2) { Family::V4 } else { Family::V6 };
+        let members = members(ingress, trackers, backends, families);
+        let spec = spec(seed, prefer, members, services);
         let longer = if failover { fate.pick([0, 1500, 4000]) } else { 0 };
         let heal = WARM + Nanos::from_millis(r.between(1500, 4000) + longer);
         let inside = draw_faults(&mut r);
@@ -140,31 +126,19 @@ impl Plan {
             poll: r.pick([Nanos(1_000), Nanos(30_000), Nanos(500_000)]),
             inside,
             outside,
-            bad_links: BTreeMap::new(),
-            deaf_links: BTreeSet::new(),
-            slow_links: BTreeMap::new(),
-            late_votes: Nanos::ZERO,
-            restarts: Vec::new(),
             bounds: if r.once_in(6) { Bounds::TIGHT } else { Bounds::AMPLE },
             no_buffer: if r.once_in(6) { r.pick([1_000, 30_000]) } else { 0 },
-            short_of_buffers: false,
             heal,
             clients: draw_clients(&mut r, &spec.services, heal),
-            spoofs: Vec::new(),
             accepting,
             expectations,
             deaf,
             ecmp_seed: r.next(),
-            lists: Vec::new(),
-            faults: Vec::new(),
-            late: BTreeMap::new(),
-            strays: Vec::new(),
             failover,
             patience: if failover { Patience::LONG } else { Patience::USUAL },
             resilient: fate.once_in(2),
-            snapshot: Snapshot::build(spec.clone())?,
+            ..Self::calm(Snapshot::build(spec.clone())?)
         };
-        plan.lists.push(Arc::clone(&plan.snapshot));
         if r.once_in(3) {
             plan.draw_spoofs(&mut r);
         }
@@ -199,6 +173,39 @@ impl Plan {
             client.patience = plan.patience;
         }
         Ok(plan)
+    }
+
+    /// Nobody says anything, and nothing goes wrong.
+    fn calm(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            lists: vec![Arc::clone(&snapshot)],
+            snapshot,
+            faults: Vec::new(),
+            late: BTreeMap::new(),
+            strays: Vec::new(),
+            failover: false,
+            patience: Patience::USUAL,
+            resilient: false,
+            workers: 1,
+            poll: Nanos(30_000),
+            inside: Faults::none(),
+            outside: Faults::none(),
+            bad_links: BTreeMap::new(),
+            deaf_links: BTreeSet::new(),
+            slow_links: BTreeMap::new(),
+            late_votes: Nanos::ZERO,
+            restarts: Vec::new(),
+            bounds: Bounds::AMPLE,
+            no_buffer: 0,
+            short_of_buffers: false,
+            heal: WARM,
+            clients: Vec::new(),
+            spoofs: Vec::new(),
+            accepting: Vec::new(),
+            expectations: Vec::new(),
+            deaf: Vec::new(),
+            ecmp_seed: 0,
+        }
     }
 
     /// Whether nothing at all goes wrong.

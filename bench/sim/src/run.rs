@@ -104,11 +104,15 @@ pub fn run(seed: u64, without: Option<Rule>, sink: Option<Sink>) -> Result<Repor
         judge_clients(&mut world, harmless);
         judge_opens(&mut world, harmless);
     }
+    Ok(report(seed, world))
+}
+
+fn report(seed: u64, world: World) -> Report {
     let mut outcomes = [0; Report::OUTCOMES.len()];
     for outcome in world.plan.clients.iter().filter_map(crate::client::Client::outcome) {
         outcomes[outcome as usize] += 1;
     }
-    Ok(Report {
+    Report {
         seed,
         event_hash: world.trace.hash(),
         events: world.trace.events(),
@@ -118,7 +122,19 @@ pub fn run(seed: u64, without: Option<Rule>, sink: Option<Sink>) -> Result<Repor
         faults: world.plan.faults.len() as u64,
         amplification: world.opens.worst_ratio(),
         violations: world.found.0,
-    })
+    }
+}
+
+/// Runs the reference load for so long: 3 ingress hosts, 3 trackers, 4 backends, 50 connections at 10 client packets per
+/// second each, nothing that goes wrong. All invariants are watched, but the connections do not end.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run_reference(seed: u64, time: Nanos) -> Result<Report, Failure> {
+    let plan = Plan::reference(seed, time)?;
+    let mut world = World::new(seed, plan, None, Trace::new(None))?;
+    while world.step() && world.found.0.is_empty() {}
+    Ok(report(seed, world))
 }
 
 /// The search for the end of a run.

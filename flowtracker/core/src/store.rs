@@ -10,8 +10,11 @@ use crate::entry::{Entry, FlowState, FlowView, Pending, Refusal, Tombstone};
 
 /// How long a closing entry stays.
 const CLOSING: Nanos = Nanos::from_secs(2);
-/// How long a tombstone or a refusal stands: longer than anything of that flow can still be under way.
+/// How long a tombstone stands: longer than anything of that flow can still be under way.
 pub(crate) const REPLAY_WINDOW: Nanos = Nanos::from_secs(4);
+/// How long a refusal stands: as long, and 100 ms longer, by which no two clocks differ. Agents remember that they refused a
+/// datagram flow for the replay window since they last said so: asked again before, they would say so again, for ever.
+const REFUSED: Nanos = Nanos(REPLAY_WINDOW.0 + 100_000_000);
 /// Timers go in steps of this.
 const GRANULE: Nanos = Nanos::from_millis(1);
 
@@ -83,7 +86,7 @@ impl Store {
             // Every entry has at most one timer.
             wheel: Wheel::new(config.flow_capacity, GRANULE),
             tombstones: Remembered::new(remembered, REPLAY_WINDOW, config.seed ^ 1),
-            refusals: Remembered::new(remembered, REPLAY_WINDOW, config.seed ^ 2),
+            refusals: Remembered::new(remembered, REFUSED, config.seed ^ 2),
             counts: [[0; 2]; 3],
             sweep: None,
             sweep_again: false,

@@ -37,7 +37,8 @@ pub const MAX_EGRESS: usize = 64;
 
 /// How long a remembered answer stands: longer than pending entries and replay last (design, section 4).
 pub const ANSWER_LIFETIME: Nanos = Nanos::from_secs(8);
-/// The same for a refused datagram flow, whose next one looks just alike: the replay window only.
+/// The same for a refused datagram flow, whose next one looks just alike: the replay window only. Trackers remember that
+/// all have refused a little longer, and ask nobody meanwhile.
 pub const UDP_REJECT_LIFETIME: Nanos = Nanos::from_secs(4);
 /// A daemon's heartbeat may be so old before it counts as down.
 pub const HEARTBEAT_LIMIT: Nanos = Nanos::from_millis(300);
@@ -480,7 +481,7 @@ impl AnswerKey {
         Self { tuple: *tuple.padded(), incarnation, force: u8::from(force), pad: [0; 3] }
     }
 
-    /// How long an answer under this key stands.
+    /// How long an answer under this key stands, from the last time that it was said.
     #[must_use]
     pub fn lifetime(&self, answer: &Answer) -> Nanos {
         let udp = FiveTuple::from_padded(self.tuple)

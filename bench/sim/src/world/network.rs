@@ -91,10 +91,12 @@ impl World {
     /// A backend's reply to a client, encapsulated or not.
     fn promise(&mut self, from: u16, seen: &Seen) {
         let is_reply = matches!(seen.kind, PacketKind::Plain | PacketKind::Client);
-        if let Some(tcp) = seen.packet.and_then(|p| p.tcp).filter(|_| is_reply)
+        if let Some(packet) = seen.packet.filter(|_| is_reply)
+            && let Some(tcp) = packet.tcp
             && let Some(tuple) = seen.flow(true)
         {
-            self.durable.server_sent(self.now, from + 1, (tuple, tcp), &self.sticky);
+            let sent = (tuple, tcp, packet.len - packet.payload);
+            self.durable.server_sent(self.now, from + 1, sent, &self.sticky);
         }
     }
 

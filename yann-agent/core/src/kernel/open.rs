@@ -54,8 +54,9 @@ impl<R: Rules> Kernel<R> {
         }
         let key = AnswerKey::new(&tuple, incarnation, m.has(Flags::FORCE));
         if let Some(answer) = self.answer(now, &key) {
+            let counter = self.refuse_again(now, key, answer);
             let reason = RejectReason::from_wire(answer.reason).unwrap_or(RejectReason::None);
-            return self.reject(m, Refusal { reason, counter: answer.counter }, sockets);
+            return self.reject(m, Refusal { reason, counter }, sockets);
         }
         self.admit(now, m, sockets)
     }
@@ -253,6 +254,13 @@ impl<R: Rules> Kernel<R> {
         Ok(answer.counter)
     }
 
+    /// A refusal is about to be said again, and frees votes as the first one did: what was sent for these may still be under
+    /// way, so it stands anew.
+    fn refuse_again(&mut self, now: Nanos, key: AnswerKey, answer: Answer) -> u64 {
+        self.answers.insert(key, Answer { at: now.0, ..answer });
+        answer.counter
+    }
+
     /// A tracker wants its vote back. Handing the SYN to the stack was the decision, SYN-ACK or not.
     pub(super) fn cancel(
         &mut self,
@@ -283,7 +291,8 @@ impl<R: Rules> Kernel<R> {
             }
             let key = AnswerKey::new(&tuple, incarnation, m.has(Flags::FORCE));
             if let Some(rejected) = self.answer(now, &key) {
-                return self.reject(m, Refusal { reason, counter: rejected.counter }, sockets);
+                let counter = self.refuse_again(now, key, rejected);
+                return self.reject(m, Refusal { reason, counter }, sockets);
             }
         }
         let slot = self.services.get(&ServiceKey::of(&tuple));
