@@ -3,6 +3,7 @@
 mod closes;
 mod refresh;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jlb_flow::FlowHasher;
@@ -92,6 +93,8 @@ pub struct Agent<R: Rules = AllRules> {
     closes: Closes,
     sessions: Sessions,
     cpu: u16,
+    /// Live flows of a service, by slot, as the kernel half said last. At most one for each service.
+    live: BTreeMap<u16, u32>,
     unrepeated: u64,
     not_mine: u64,
     // Nothing that a canary switches off is in this half.
@@ -125,6 +128,7 @@ impl<R: Rules> Agent<R> {
             closes: Closes::new(config.close_capacity),
             sessions: Sessions::default(),
             cpu: 0,
+            live: BTreeMap::new(),
             unrepeated: 0,
             not_mine: 0,
             _rules: core::marker::PhantomData,
@@ -189,6 +193,9 @@ impl<R: Rules> Agent<R> {
             }
             return;
         };
+        if e.kind.has_load() {
+            self.live.insert(e.service, e.live);
+        }
         match e.kind {
             EventKind::SynAckSeen | EventKind::UdpAdmitted | EventKind::RepeatAccept => {
                 self.accept(&tuple, e, e.second, (e.head, e.second), io);
@@ -220,7 +227,7 @@ impl<R: Rules> Agent<R> {
         accept.backend = Some(self.peers.me());
         accept.cookie = e.cookie;
         accept.flags = Flags::default().set(Flags::FORCE, e.force);
-        accept.load = Load { queue: e.queue, cpu: self.cpu };
+        accept.load = Load { queue: e.queue, cpu: self.cpu, live: e.live };
         accept.word_a = e.counter;
         let mut headers = [0; MAX_FLOW_HEADERS];
         let len = flow_headers(tuple, e.incarnation, &mut headers);
@@ -272,7 +279,7 @@ impl<R: Rules> Agent<R> {
         let Some(ingress) = e.peer else { return };
         let mut not_mine = self.peers.control(Kind::NotMine, Incarnation(0));
         not_mine.backend = Some(self.peers.me());
-        not_mine.load = Load { queue: 0, cpu: self.cpu };
+        not_mine.load = self.load(tuple);
         not_mine.word_a = e.counter;
         let flow = self.hasher.id(tuple);
         if self.peers.send_headers(ingress, not_mine, (tuple, &flow), io) {
@@ -306,6 +313,15 @@ impl<R: Rules> Agent<R> {
         }
     }
 
+    /// The host's load, as far as a message about a flow that is not here tells it.
+    fn load(&self, tuple: &FiveTuple) -> Load {
+        let vip = tuple.vip();
+        let service = self.peers.snapshot().service(vip.ip(), vip.port(), tuple.protocol());
+        // Slots are the services' numbers.
+        let live = service.and_then(|id| self.live.get(&id.0)).copied().unwrap_or(0);
+        Load { queue: 0, cpu: self.cpu, live }
+    }
+
     fn send_close<B: PacketBuf>(
         &mut self,
         (tuple, incarnation): (FiveTuple, Incarnation),
@@ -315,7 +331,7 @@ impl<R: Rules> Agent<R> {
     ) {
         let mut close = self.peers.control(Kind::Close, incarnation);
         close.backend = Some(self.peers.me());
-        close.load = Load { queue: 0, cpu: self.cpu };
+        close.load = self.load(&tuple);
         close.word_a = counter;
         let flow = self.hasher.id(&tuple);
         // With no buffer the repetition comes.
@@ -340,6 +356,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
                     self.sessions.clear();
                 }
                 self.hasher = FlowHasher::new(snapshot.keys().hash_key);
+                self.live.clear();
                 self.peers.update(snapshot, now);
             }
             AgentEvent::Cpu(cpu) => self.cpu = cpu,
