@@ -22,8 +22,7 @@ pub(super) struct Table {
     cumulative: Box<[u32]>,
     /// Position by member, in order of members.
     positions: Box<[(MemberId, u16)]>,
-    /// Live flows that were told and are fresh enough to be counted in `pace`.
-    live: u32,
+    /// Of all together.
     pace: Pace,
 }
 
@@ -53,7 +52,7 @@ impl Table {
         let mut positions: Box<[_]> =
             (0..).zip(&backends).map(|(at, b): (u16, _)| (b.member, at)).collect();
         positions.sort_unstable();
-        Self { backends, cumulative, positions, live: 0, pace: Pace::default() }
+        Self { backends, cumulative, positions, pace: Pace::default() }
     }
 
     /// Takes over what was known.
@@ -63,7 +62,6 @@ impl Table {
             let Some(at) = former.position(known.member) else { continue };
             let Known { live, heard, pace, slowness, credit, .. } = former.backends[at];
             *known = Known { live, heard, pace, slowness, credit, ..*known };
-            self.live = self.live.saturating_add(live);
         }
     }
 
@@ -83,13 +81,12 @@ impl Table {
     pub(super) fn heard(&mut self, now: Nanos, member: MemberId, live: u32, ended: bool) {
         let Some(at) = self.position(member) else { return };
         let known = &mut self.backends[at];
-        self.pace.pass(now, self.live);
-        known.pace.pass(now, known.live);
+        let spent = known.pace.pass(now, known.live);
+        self.pace.add(now, spent);
         if ended {
             self.pace.end();
             known.pace.end();
         }
-        self.live = self.live.saturating_sub(known.live).saturating_add(live);
         (known.live, known.heard) = (live, Some(now));
         known.slowness = known.pace.slowness(&self.pace);
     }
