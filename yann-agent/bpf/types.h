@@ -237,7 +237,9 @@ struct event {
 	__u16 queue;
 	__u16 ingress[INGRESS_HOSTS];
 	__u16 service;
-	__u8 pad[10];
+	__u8 pad[2];
+	__u32 live; /* flows of the service, this one as it is now */
+	__u8 pad_2[4];
 };
 _Static_assert(sizeof(struct event) == 88, "as in core/src/maps.rs");
 
@@ -257,6 +259,7 @@ enum reject_reason {
 	REJECT_CANCELLED,
 	REJECT_EXHAUSTED,
 	REJECT_NOT_SERVED,
+	REJECT_BUSY,
 	REJECT_REASONS,
 };
 
@@ -283,7 +286,7 @@ struct control {
 	be16 queue;
 	be16 cpu;
 	be16 tried[MAX_TRIED];
-	be32 reserved_2;
+	be32 live; /* in an Open: the bar */
 	be64 boot;
 	be64 sequence;
 	be64 word_a;

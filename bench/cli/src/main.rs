@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod disrupt;
+mod hunting;
 mod model;
 mod sim;
 
@@ -28,6 +29,8 @@ enum Command {
     Disrupt(disrupt::Arguments),
     /// The server of `disrupt`, which it starts on its backends.
     DisruptServer(disrupt::ServerArguments),
+    /// How long clients wait under one way of placing flows or another, in virtual time.
+    Hunting(hunting::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
             Command::Sim(arguments) => sim::main(&arguments),
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
+            Command::Hunting(arguments) => hunting::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

@@ -296,10 +296,8 @@ impl Members<'_> {
 pub struct LoadReport {
     /// The backend's counter.
     pub counter: u64,
-    /// Queue depth and CPU, as in control messages.
+    /// As in control messages, but the live flows are those of all services.
     pub load: Load,
-    /// Live flows.
-    pub active: u32,
     /// Memory in use, 0 ..= 65535 for 0 ..= 1.
     pub memory: u16,
     /// Pressure stall share, 0 ..= 65535 for 0 ..= 1.
@@ -312,7 +310,7 @@ struct LoadLayout {
     counter: U64,
     queue: U16,
     cpu: U16,
-    active: U32,
+    live: U32,
     memory: U16,
     pressure: U16,
     reserved: U32,
@@ -330,8 +328,7 @@ impl LoadReport {
         let (l, _) = LoadLayout::read_from_prefix(payload).ok()?;
         Some(Self {
             counter: l.counter.get(),
-            load: Load { queue: l.queue.get(), cpu: l.cpu.get() },
-            active: l.active.get(),
+            load: Load { queue: l.queue.get(), cpu: l.cpu.get(), live: l.live.get() },
             memory: l.memory.get(),
             pressure: l.pressure.get(),
         })
@@ -344,7 +341,7 @@ impl LoadReport {
             counter: self.counter.into(),
             queue: self.load.queue.into(),
             cpu: self.load.cpu.into(),
-            active: self.active.into(),
+            live: self.load.live.into(),
             memory: self.memory.into(),
             pressure: self.pressure.into(),
             reserved: 0.into(),

@@ -29,7 +29,7 @@ pub use body::{
     RefreshRecord, RefreshRecords, SoleOwner, body_flags,
 };
 pub use control::{
-    CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,
+    Bar, CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,
     RejectReason, Tried, not_mine_proof, proves_over,
 };
 pub use geneve::{

@@ -66,11 +66,11 @@ proptest! {
     #[test]
     fn control_round_trips_and_is_bound_to_everything(
         tuple in any_tuple(), other in any_tuple(), kind in 0..Kind::ALL.len(), reason in 0..RejectReason::ALL.len(),
-        words: (u64, u64, u64), incarnation: u32, queue: u16, flags in 0..=Flags::KNOWN.0, flip in 0..Control::LEN * 8,
+        words: (u64, u64, u64, u32), incarnation: u32, queue: u16, flags in 0..=Flags::KNOWN.0, flip in 0..Control::LEN * 8,
     ) {
         let message = Control {
             kind: Kind::ALL[kind], reason: RejectReason::ALL[reason], word_a: words.0, word_b: words.1,
-            sequence: words.2, incarnation: Incarnation(incarnation), load: Load { queue, cpu: 1 }, flags: Flags(flags),
+            sequence: words.2, incarnation: Incarnation(incarnation), load: Load { queue, cpu: 1, live: words.3 }, flags: Flags(flags),
             ..control(Kind::Open)
         };
         let option = message.emit(&tuple, &KEYS);

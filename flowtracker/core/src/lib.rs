@@ -23,16 +23,18 @@
 //! | `leave` | when we may go without loss |
 //! | `send` | the messages that we write |
 //! | `store` | flows, pending entries, tombstones, refusals; all bounded |
-//! | `policy` | the choice of a backend |
+//! | `choice` | whom new flows may be offered to |
+//! | `pick` | the policies: who is offered one, by what is known of the backends' load |
 #![forbid(unsafe_code)]
 
 mod answer;
+mod choice;
 mod entry;
 mod lease;
 mod leave;
 mod metrics;
 mod open;
-mod policy;
+pub mod pick;
 mod pull;
 mod query;
 mod refresh;

@@ -1,12 +1,12 @@
 //! Open: from an ingress, for a new flow; from a tracker, for our vote.
 
 use jlb_flow::{Cookie, FlowId};
-use jlb_map::{MAX_REJECT_TTL, MemberRole, Service, ServiceId, Trio};
+use jlb_map::{MAX_REJECT_TTL, MemberRole, ServiceId, Trio};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
-use jlb_wire::{Incarnation, MemberId, Protocol};
+use jlb_wire::{Bar, Incarnation, MemberId, Protocol};
 
 use crate::entry::{Candidate, Entry, Pending, Refusal};
-use crate::policy::Choice;
+use crate::pick::{Ask, Picked};
 use crate::query::Whereabouts;
 use crate::send::Offer;
 use crate::tracker::{Message, Tracker};
@@ -181,11 +181,7 @@ impl<R: Rules> Tracker<R> {
                 self.ask_second(message, &offer, trio, io);
             }
             Standing::Free { heir } => {
-                let snapshot = std::sync::Arc::clone(&self.snapshot);
-                let Some(service) = snapshot.service_by_id(service_id) else {
-                    return io.drop(message.buf, Reason::NoService);
-                };
-                self.begin(now, message, (service, trio), heir, io);
+                self.begin(now, message, (service_id, trio), heir, io);
             }
         }
     }
@@ -195,40 +191,33 @@ impl<R: Rules> Tracker<R> {
         &mut self,
         now: Nanos,
         message: Message<B>,
-        (service, trio): (&Service, Trio),
+        (service_id, trio): (ServiceId, Trio),
         heir: Option<MemberId>,
         io: &mut impl Io<B>,
     ) {
         let tried = jlb_wire::Tried::default();
-        let choice = self.choice(service);
-        let flow = (&message.flow, message.control.incarnation);
-        let picked = match heir.filter(|&h| service.backend(h).is_some() && choice.may_have(h)) {
-            Some(heir) => Ok(Some(heir)),
-            None => choice.pick(&tried, flow),
+        let serves = |h| self.snapshot.service_by_id(service_id)?.backend(h).map(|b| b.member);
+        let heir = heir.and_then(serves).filter(|&h| self.choice().may_have(h));
+        let picked = match heir {
+            Some(backend) => Ok(Some(Picked { backend, bar: Bar::UNKNOWN })),
+            None => {
+                let flow = (&message.flow, message.control.incarnation);
+                let reject_ttl = message.control.reject_ttl.min(MAX_REJECT_TTL);
+                self.pick(now, &Ask::new(service_id, flow, &tried, reject_ttl))
+            }
         };
-        let backend = match picked {
-            Ok(Some(backend)) => backend,
+        let Picked { backend, bar } = match picked {
+            Ok(Some(picked)) => picked,
             Ok(None) => {
                 let offer = self.offer_of(&message, Candidate::Refused, tried);
                 return self.refuse(now, message, &offer, trio, io);
             }
             Err(why) => return io.drop(message.buf, why),
         };
-        let offer = self.offer_of(&message, Candidate::Backend(backend), tried);
+        let offer = Offer { bar, ..self.offer_of(&message, Candidate::Backend(backend), tried) };
         match self.store.put_pending(now, vote(&message, &offer, (backend, false))) {
             Ok(cookie) => self.drive(now, message, cookie, trio, io),
             Err(why) => io.drop(message.buf, why),
-        }
-    }
-
-    pub(crate) fn choice<'a>(&'a self, service: &'a Service) -> Choice<'a> {
-        Choice {
-            service,
-            snapshot: &self.snapshot,
-            peers: &self.peers,
-            sources: &self.sources,
-            careless: !self.rules.on(Rule::Cold),
-            salt: self.salt,
         }
     }
 
@@ -251,6 +240,7 @@ impl<R: Rules> Tracker<R> {
             tried,
             hop_budget: control.hop_budget.saturating_sub(1),
             cut: control.flags.has(jlb_wire::Flags::CUT),
+            bar: Bar::LAST,
         }
     }
 
@@ -442,7 +432,9 @@ impl<R: Rules> Tracker<R> {
             }
         };
         let head_boot = jlb_wire::BootId(control.word_a);
-        let offer = Offer { head, head_boot, ..self.offer_of(&message, candidate, control.tried) };
+        let bar = Bar(control.load.live);
+        let offer =
+            Offer { head, head_boot, bar, ..self.offer_of(&message, candidate, control.tried) };
         match self.store.put_pending(now, vote(&message, &offer, vote_for)) {
             Ok(cookie) => self.second(now, message, cookie, (ingress, control.cookie), io),
             Err(why) => io.drop(message.buf, why),
@@ -468,6 +460,7 @@ impl<R: Rules> Tracker<R> {
             head_boot: jlb_wire::BootId(control.word_a),
             reject_ttl: control.reject_ttl,
             tried: control.tried,
+            bar: Bar(control.load.live),
             ..Offer::of(pending, control)
         };
         let us = (self.peers.me(), self.peers.own_boot());
@@ -507,6 +500,7 @@ fn vote<B>(message: &Message<B>, offer: &Offer, (backend, force): (MemberId, boo
         cookie: offer.cookie,
         reject_ttl: offer.reject_ttl,
         tried: offer.tried,
+        bar: offer.bar,
         timer: None,
         cancels: 0,
         asked_at: Nanos::ZERO,

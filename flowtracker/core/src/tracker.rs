@@ -13,6 +13,7 @@ use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
 use crate::lease::Lease;
 use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
+use crate::pick::Picker;
 use crate::sole::Sole;
 use crate::sources::Sources;
 use crate::store::Store;
@@ -71,6 +72,7 @@ pub struct Tracker<R: Rules = AllRules> {
     pub(crate) told_at: Nanos,
     pub(crate) refresh_seconds: Histogram,
     pub(crate) leave: Leave,
+    pub(crate) picker: Picker,
     pub(crate) salt: u64,
     pub(crate) hasher: FlowHasher,
     handled: u64,
@@ -117,6 +119,7 @@ impl<R: Rules> Tracker<R> {
             store: Store::new(&config)?,
             rejects: Rejects::default(),
             hasher: FlowHasher::new(snapshot.keys().hash_key),
+            picker: Picker::new(&snapshot),
             snapshot,
             salt: 0,
             handled: 0,
@@ -220,6 +223,7 @@ impl<R: Rules> Tracker<R> {
             Ok(control) => control,
             Err(why) => return io.drop(buf, why),
         };
+        self.hear(now, &control, &tuple);
         let message = Message { buf, envelope, control, tuple, flow };
         match control.kind {
             Kind::Open => self.on_open(now, message, io),
@@ -230,6 +234,19 @@ impl<R: Rules> Tracker<R> {
             Kind::Cancel | Kind::State | Kind::NotMine => {
                 io.drop(message.buf, Reason::WrongKind);
             }
+        }
+    }
+
+    /// Every word of a backend says how busy it is.
+    fn hear(&mut self, now: Nanos, control: &Control, tuple: &FiveTuple) {
+        let ended = control.kind == Kind::Close;
+        let told = ended || matches!(control.kind, Kind::Accept | Kind::Reject);
+        if !told || control.backend != Some(control.sender) {
+            return;
+        }
+        let vip = tuple.vip();
+        if let Some(service) = self.snapshot.service(vip.ip(), vip.port(), tuple.protocol()) {
+            self.picker.heard(now, (service, control.sender), control.load.live, ended);
         }
     }
 
@@ -299,6 +316,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
         match event {
             TrackerEvent::Snapshot(snapshot) => {
                 self.rejects.renumber(&self.snapshot, &snapshot);
+                self.picker.update(&self.snapshot, &snapshot);
                 let backends = self.snapshot.with_role(MemberRole::Backend);
                 let other_epoch = snapshot.epoch() != self.snapshot.epoch();
                 if other_epoch || backends.iter().any(|&id| snapshot.member(id).is_none()) {

@@ -12,6 +12,7 @@
 //! Pure: no I/O, no clock, no randomness.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 mod agent;
 mod event;
 mod kernel;

@@ -399,7 +399,11 @@ layout! {
         /// Slot of the service.
         service: u16,
         /// 0.
-        pad: [u8; 10],
+        pad: [u8; 2],
+        /// Live flows of the service, this one as it is now.
+        live: u32,
+        /// 0.
+        pad_2: [u8; 4],
     }
 }
 

@@ -172,6 +172,19 @@ fn rows_of_refusal_in_their_order() {
     assert_eq!(p.reason(open, &tcp(8)), RejectReason::MaxConnections);
     let forced = Control { flags: Flags::FORCE, ..p.host.open(&tcp(8), 1) };
     assert!(matches!(p.send(forced, &tcp(8)), Verdict::Deliver(_)));
+    // Busier than others: the last one takes it all the same.
+    p.begin(&snapshot(|_| {}), LIMITS);
+    for (n, bar, refused) in
+        [(1, 1, false), (2, 1, true), (3, 2, false), (4, 2, true), (5, 0, false)]
+    {
+        let load = jlb_wire::Bar(bar).to_wire();
+        let open = Control { load, ..p.host.open(&tcp(n), 1) };
+        if refused {
+            assert_eq!(p.reason(open, &tcp(n)), RejectReason::Busy);
+        } else {
+            assert!(matches!(p.send(open, &tcp(n)), Verdict::Deliver(_)));
+        }
+    }
     p.begin(&snapshot(|_| {}), LIMITS);
     let elsewhere = flow(1, "203.0.113.10", 82, Protocol::Tcp);
     let open = p.host.open(&elsewhere, 700);

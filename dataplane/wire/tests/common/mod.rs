@@ -42,7 +42,7 @@ pub(crate) fn control(kind: Kind) -> Control {
         receiver: id(33),
         flags: Flags::FORCE.with(Flags::CUT),
         reason: if kind == Kind::Reject { RejectReason::QueueFull } else { RejectReason::None },
-        load: Load { queue: 5, cpu: 0x8000 },
+        load: Load { queue: 5, cpu: 0x8000, live: 7 },
         tried,
         boot: BootId(0x1122_3344_5566_7788),
         sequence: (2 << 56) | 77,
@@ -119,8 +119,7 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
         probe.emit_with(&[MemberId::new(33).unwrap(), MemberId::new(34).unwrap()], &mut room);
     let load = LoadReport {
         counter: 9,
-        load: Load { queue: 5, cpu: 0x8000 },
-        active: 1000,
+        load: Load { queue: 5, cpu: 0x8000, live: 1000 },
         memory: 0x4000,
         pressure: 3,
     };

@@ -525,6 +525,15 @@ impl World {
 
     /// The backend refuses what the tracker, as head or second, asked with that Open.
     pub(super) fn reject(&mut self, flow: &Flow, asked: &Sent) {
+        self.reject_with(flow, asked, |_| {});
+    }
+
+    pub(super) fn reject_with(
+        &mut self,
+        flow: &Flow,
+        asked: &Sent,
+        set: impl FnOnce(&mut Control),
+    ) {
         let packet = asked.inner.clone();
         let (backend, head) = (asked.control.backend.unwrap(), asked.control.head.unwrap());
         let asked = asked.control;
@@ -533,6 +542,7 @@ impl World {
             (c.head, c.second, c.tried) = (asked.head, asked.second, asked.tried);
             c.flags = Flags(asked.flags.0 & (Flags::FORCE.0 | Flags::CUT.0));
             c.reason = jlb_wire::RejectReason::QueueFull;
+            set(c);
         });
     }
 

@@ -4,6 +4,7 @@ mod closes;
 mod refresh;
 mod sole;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jlb_flow::FlowHasher;
@@ -100,6 +101,8 @@ pub struct Agent<R: Rules = AllRules> {
     sessions: Sessions,
     sole: Sole,
     cpu: u16,
+    /// Live flows of a service, by slot, as the kernel half said last. At most one for each service.
+    live: BTreeMap<u16, u32>,
     unrepeated: u64,
     not_mine: u64,
     // Nothing that a canary switches off is in this half.
@@ -134,6 +137,7 @@ impl<R: Rules> Agent<R> {
             sessions: Sessions::default(),
             sole: Sole::default(),
             cpu: 0,
+            live: BTreeMap::new(),
             unrepeated: 0,
             not_mine: 0,
             _rules: core::marker::PhantomData,
@@ -233,6 +237,9 @@ impl<R: Rules> Agent<R> {
             }
             return;
         };
+        if e.kind.has_load() {
+            self.live.insert(e.service, e.live);
+        }
         match e.kind {
             EventKind::SynAckSeen | EventKind::UdpAdmitted | EventKind::RepeatAccept => {
                 self.accept(&tuple, e, e.second, (e.head, e.second), io);
@@ -264,7 +271,7 @@ impl<R: Rules> Agent<R> {
         accept.backend = Some(self.peers.me());
         accept.cookie = e.cookie;
         accept.flags = Flags::default().set(Flags::FORCE, e.force);
-        accept.load = Load { queue: e.queue, cpu: self.cpu };
+        accept.load = Load { queue: e.queue, cpu: self.cpu, live: e.live };
         accept.word_a = e.counter;
         let mut headers = [0; MAX_FLOW_HEADERS];
         let len = flow_headers(tuple, e.incarnation, &mut headers);
@@ -316,7 +323,7 @@ impl<R: Rules> Agent<R> {
         let Some(ingress) = e.peer else { return };
         let mut not_mine = self.peers.control(Kind::NotMine, Incarnation(0));
         not_mine.backend = Some(self.peers.me());
-        not_mine.load = Load { queue: 0, cpu: self.cpu };
+        not_mine.load = self.load(tuple);
         not_mine.word_a = e.counter;
         let flow = self.hasher.id(tuple);
         if self.peers.send_headers(ingress, not_mine, (tuple, &flow), io) {
@@ -350,6 +357,15 @@ impl<R: Rules> Agent<R> {
         }
     }
 
+    /// The host's load, as far as a message about a flow that is not here tells it.
+    fn load(&self, tuple: &FiveTuple) -> Load {
+        let vip = tuple.vip();
+        let service = self.peers.snapshot().service(vip.ip(), vip.port(), tuple.protocol());
+        // Slots are the services' numbers.
+        let live = service.and_then(|id| self.live.get(&id.0)).copied().unwrap_or(0);
+        Load { queue: 0, cpu: self.cpu, live }
+    }
+
     fn send_close<B: PacketBuf>(
         &mut self,
         (tuple, incarnation): (FiveTuple, Incarnation),
@@ -359,7 +375,7 @@ impl<R: Rules> Agent<R> {
     ) {
         let mut close = self.peers.control(Kind::Close, incarnation);
         close.backend = Some(self.peers.me());
-        close.load = Load { queue: 0, cpu: self.cpu };
+        close.load = self.load(&tuple);
         close.word_a = counter;
         let flow = self.hasher.id(&tuple);
         // With no buffer the repetition comes.
@@ -386,6 +402,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
                     self.sole.clear(self.peers.snapshot(), io);
                 }
                 self.hasher = FlowHasher::new(snapshot.keys().hash_key);
+                self.live.clear();
                 self.peers.update(snapshot, now);
                 self.mind_owners(now, io);
             }

@@ -27,7 +27,7 @@ use crate::maps::{
     AddressKey, Answer, AnswerKey, DROP_COUNTERS, Egress, EventRecord, Flow, Host, Member,
     MemberAt, Service, ServiceKey, Standing, Vip, WindowKey, host_flags,
 };
-use crate::{KernelEvent, Sockets, Word};
+use crate::{EventKind, KernelEvent, Sockets, Word};
 
 pub use close::{COOKIE_LIMIT, DEFAULT_UDP_IDLE, NO_SOCKET_LIMIT, SWEEP_INTERVAL, Swept};
 pub use configure::{Configuration, NO_SERVICE};
@@ -259,7 +259,10 @@ impl<R: Rules> Kernel<R> {
         }
     }
 
-    fn emit(&mut self, event: EventRecord) {
+    fn emit(&mut self, mut event: EventRecord) {
+        if EventKind::from_number(event.kind).is_some_and(EventKind::has_load) {
+            event.live = self.live(event.service);
+        }
         if self.events.len() < self.limits.events {
             self.events.push_back(event);
         } else {

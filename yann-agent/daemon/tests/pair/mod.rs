@@ -324,7 +324,8 @@ impl Pair {
         self.sync();
         self.programs.sweep(udp_idle.0, false).unwrap();
         self.host.kernel.sweep(self.host.now, udp_idle, &self.host.stack);
-        // Flows that end in one sweep end in any order, so each may have the counter of another.
+        // Flows that end in one sweep end in any order, so each may have the counter of another, and the load of one of
+        // its service.
         let mut real = Vec::new();
         while let Some(event) = self.next_event() {
             real.push(event);
@@ -334,8 +335,12 @@ impl Pair {
         for events in [&mut real, &mut model] {
             let mut counters: Vec<_> = events.iter().map(|e| e.counter).collect();
             counters.sort_unstable();
-            events.sort_unstable_by_key(|e| e.tuple);
-            events.iter_mut().zip(counters).for_each(|(e, counter)| e.counter = counter);
+            let mut live: Vec<_> = events.iter().map(|e| (e.service, e.live)).collect();
+            live.sort_unstable();
+            events.sort_unstable_by_key(|e| (e.service, e.tuple));
+            for (e, (counter, (_, live))) in events.iter_mut().zip(counters.into_iter().zip(live)) {
+                (e.counter, e.live) = (counter, live);
+            }
         }
         assert_eq!(real, model, "flows that ended");
         self.sync();
