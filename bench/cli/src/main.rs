@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod disrupt;
+mod hotpath;
 mod model;
 mod sim;
 
@@ -28,6 +29,8 @@ enum Command {
     Disrupt(disrupt::Arguments),
     /// The server of `disrupt`, which it starts on its backends.
     DisruptServer(disrupt::ServerArguments),
+    /// Measure what a packet costs at the ingress, without a network card.
+    Hotpath(hotpath::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
             Command::Sim(arguments) => sim::main(&arguments),
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
+            Command::Hotpath(arguments) => hotpath::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {
