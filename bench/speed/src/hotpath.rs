@@ -7,7 +7,7 @@ use jlb_dpdk::{Cores, Eal, EalOptions, LogLevel, Memory};
 use nix::sched::sched_getaffinity;
 use nix::unistd::Pid;
 
-use crate::machine::{self, Machine};
+use crate::machine::{Borrowed, Machine};
 use crate::rig::{Measured, Rig};
 use crate::traffic::{MOST_FLOWS, What};
 use crate::{SpeedError, alu};
@@ -74,13 +74,17 @@ pub fn run(options: &Hotpath) -> Result<Figures, SpeedError> {
     if total * 4 / 3 >= u64::from(MOST_FLOWS) || options.flows == 0 {
         return Err(SpeedError::TooManyFlows(options.flows));
     }
-    let (eal, hugepages) = start(options.workers)?;
+    let borrowed = Borrowed::hugepages(Rig::MEMORY_MIB * u32::from(options.workers));
+    let hugepages = borrowed.is_ok();
+    let eal = start(options.workers, hugepages)?;
     let mut rigs = Vec::new();
     for worker in 0..options.workers {
         let (eal_too, options) = (eal.clone(), *options);
         let rig = eal.launch(worker.into(), move || Rig::new(&eal_too, worker, &options))?;
         rigs.push(rig.join(PATIENCE)??);
     }
+    // All packet memory is there.
+    drop(borrowed);
     let barrier = Arc::new(Barrier::new(options.workers.into()));
     let mut running = Vec::new();
     for (worker, rig) in (0..).zip(rigs) {
@@ -98,9 +102,8 @@ pub fn run(options: &Hotpath) -> Result<Figures, SpeedError> {
     Ok(figures(&all, options, Machine::here(hugepages)))
 }
 
-fn start(workers: u8) -> Result<(Eal, bool), SpeedError> {
+fn start(workers: u8, hugepages: bool) -> Result<Eal, SpeedError> {
     let needed = Rig::MEMORY_MIB * u32::from(workers);
-    let hugepages = machine::free_hugepages() * 2 >= u64::from(needed);
     // The last ones: CPU 0 also serves interrupts.
     let allowed = sched_getaffinity(Pid::from_raw(0)).map_err(SpeedError::Affinity)?;
     let mut cpus: Vec<u16> = (0..nix::sched::CpuSet::count() as u16)
@@ -109,14 +112,13 @@ fn start(workers: u8) -> Result<(Eal, bool), SpeedError> {
         .take(workers.into())
         .collect();
     cpus.reverse();
-    let eal = Eal::start(&EalOptions {
+    Ok(Eal::start(&EalOptions {
         workers: workers.into(),
         cores: Cores::Pinned(cpus),
         memory: if hugepages { Memory::Hugepages } else { Memory::Ordinary(needed) },
         devices: vec![],
         log: LogLevel::Error,
-    })?;
-    Ok((eal, hugepages))
+    })?)
 }
 
 fn figures(all: &[(Measured, f64)], options: &Hotpath, machine: Machine) -> Figures {

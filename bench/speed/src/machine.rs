@@ -55,8 +55,44 @@ pub(crate) fn resident() -> u64 {
     lines.filter_map(kib).sum::<u64>() * 1024
 }
 
-/// Hugepages of 2 MiB that are free.
-pub(crate) fn free_hugepages() -> u64 {
-    let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
-    fs::read_to_string(path).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+/// Leave to take hugepages beyond those that are reserved, until this is dropped. What was taken stays with the process
+/// and goes back with its end, however it ends: nothing is left behind.
+#[derive(Debug)]
+pub(crate) struct Borrowed {
+    /// What the limit was.
+    before: u64,
+}
+
+impl Borrowed {
+    /// Hugepages for so many MiB: reserved ones, or as root borrowed ones. `Err`: there are none for us.
+    pub(crate) fn hugepages(mib: u32) -> Result<Option<Self>, ()> {
+        let wanted = u64::from(mib / 2);
+        if read(FREE).ok_or(())? >= wanted {
+            return Ok(None);
+        }
+        let before = read(OVERCOMMIT).ok_or(())?;
+        let limit = before + wanted;
+        fs::write(path(OVERCOMMIT), limit.to_string()).map_err(|_| ())?;
+        Ok(Some(Self { before }))
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        // The limit alone takes no memory.
+        let _ = fs::write(path(OVERCOMMIT), self.before.to_string());
+    }
+}
+
+const FREE: &str = "free_hugepages";
+const OVERCOMMIT: &str = "nr_overcommit_hugepages";
+
+fn path(file: &str) -> String {
+    format!("{HUGEPAGES}/{file}")
+}
+
+fn read(file: &str) -> Option<u64> {
+    fs::read_to_string(path(file)).ok()?.trim().parse().ok()
 }
