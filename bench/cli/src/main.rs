@@ -9,6 +9,10 @@ mod sim;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use jlb_hugepages::HugePages;
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;

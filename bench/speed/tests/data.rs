@@ -1,6 +1,11 @@
 //! The bench runs, and what the worker sends is right, byte by byte. One DPDK per process, so one test per file.
 
+use jlb_hugepages::HugePages;
 use jlb_speed::{Hotpath, What, run};
+
+/// As the programs have it.
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 #[test]
 fn packets_of_established_flows_come_out_as_they_must() {

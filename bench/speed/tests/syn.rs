@@ -1,6 +1,11 @@
 //! The bench runs, and what the worker sends is right, byte by byte. One DPDK per process, so one test per file.
 
+use jlb_hugepages::HugePages;
 use jlb_speed::{Hotpath, What, run};
+
+/// As the programs have it.
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 #[test]
 fn syns_become_opens_that_a_tracker_believes() {
