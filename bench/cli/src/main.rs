@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod disrupt;
+mod hotpath;
 mod hunting;
 mod model;
 mod sim;
@@ -9,6 +10,10 @@ mod sim;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use jlb_hugepages::HugePages;
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
@@ -31,6 +36,8 @@ enum Command {
     DisruptServer(disrupt::ServerArguments),
     /// How long clients wait under one way of placing flows or another, in virtual time.
     Hunting(hunting::Arguments),
+    /// Measure what a packet costs at the ingress, without a network card.
+    Hotpath(hotpath::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -42,6 +49,7 @@ fn main() -> ExitCode {
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
             Command::Hunting(arguments) => hunting::main(&arguments),
+            Command::Hotpath(arguments) => hotpath::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

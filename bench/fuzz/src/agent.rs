@@ -116,14 +116,22 @@ impl Host {
                     let (counter, records) = self.kernel.refresh_records(now);
                     let (tracker, nonce) = (collect.tracker, collect.nonce);
                     let records = records.into();
-                    let event = AgentEvent::Flows { tracker, nonce, counter, sole: 0, records };
+                    let event = AgentEvent::Flows { tracker, nonce, counter, records };
                     self.agent.event(now, event, &mut self.io);
+                }
+                Report::Pulled { member, boot, sequence } => {
+                    self.kernel.pulled(member, boot, sequence);
+                }
+                Report::SoleChanged { change } => {
+                    self.kernel.obey(self.agent.sole_owners(), self.agent.standings());
+                    self.agent.event(now, AgentEvent::SoleWritten { change }, &mut self.io);
                 }
                 Report::PeerAlive { .. }
                 | Report::PeerSuspect { .. }
                 | Report::ListMismatch { .. }
                 | Report::BackendDead { .. }
                 | Report::Warm(_)
+                | Report::Sole(_)
                 | Report::WaitsFor { .. }
                 | Report::MayLeave => {}
             }

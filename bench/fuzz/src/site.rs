@@ -55,6 +55,7 @@ fn build(generation: u64) -> Arc<Snapshot> {
     let spec = Spec {
         generation: generation + 1,
         epoch: Epoch((generation / 3) as u32 + 1),
+        protocol: jlb_wire::Version::OLDEST,
         keys: Keys { hash_key: HASH_KEY, mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: prefixes.to_vec(),

@@ -183,15 +183,25 @@ impl<V: Copy> FlowTable<V> {
     #[inline]
     pub fn find(&self, id: &FlowId) -> Option<Slot> {
         let tag = tag_of(id);
-        for bucket in self.choices(id) {
-            if let Some(lane) = self.buckets[bucket].lane(tag) {
-                return Slot::new(bucket * LANES + lane);
-            }
+        let [first, second] = self.choices(id);
+        let hits = self.buckets[first].hits(tag) | self.buckets[second].hits(tag) << LANES;
+        if hits != 0 {
+            let at = hits.trailing_zeros() as usize;
+            let bucket = if at < LANES { first } else { second };
+            return Slot::new(bucket * LANES + at % LANES);
         }
         if self.stash.is_empty() {
             return None;
         }
         Slot::new(self.buckets.len() * LANES + self.stash.find(tag)?)
+    }
+
+    /// Where the flow is, and its value.
+    #[must_use]
+    #[inline]
+    pub fn find_value(&self, id: &FlowId) -> Option<(Slot, &V)> {
+        let slot = self.find(id)?;
+        Some((slot, self.at(slot)?))
     }
 
     /// Looks up `ids[i]` into `found[i]`, with the memory of up to [`LOOKUP_BATCH`] of them fetched at once. Stops at
@@ -348,7 +358,16 @@ impl<V: Copy> FlowTable<V> {
 impl<V> Bucket<V> {
     #[inline]
     fn lane(&self, tag: u64) -> Option<usize> {
-        self.tags.iter().position(|&t| t == tag)
+        let hits = self.hits(tag);
+        (hits != 0).then(|| hits.trailing_zeros() as usize)
+    }
+
+    /// In which lanes the tag is, as bits. All are compared, since where a flow is cannot be guessed: a wrong guess costs
+    /// more than all compares.
+    #[inline]
+    fn hits(&self, tag: u64) -> u32 {
+        let [a, b, c, d] = self.tags.map(|t| u32::from(t == tag));
+        a | b << 1 | c << 2 | d << 3
     }
 
     fn free(&self) -> usize {

@@ -16,6 +16,7 @@ mod bytes;
 pub mod checksum;
 mod control;
 mod geneve;
+mod glance;
 mod ids;
 mod inner;
 mod ip;
@@ -37,6 +38,7 @@ pub use geneve::{
     GeneveError, OPTION_CLASS, OPTION_TYPE, OVERHEAD_V4, OVERHEAD_V6, Outer, Payload,
     decapsulated_traffic_class, entropy_port,
 };
+pub use glance::{Glance, words_of};
 pub use ids::{BootId, Epoch, Incarnation, MemberId};
 pub use inner::{Packet, PacketError, Tcp, tcp_flags};
 pub use ip::IpHeader;

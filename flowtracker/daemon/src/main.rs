@@ -7,9 +7,13 @@ use std::sync::Arc;
 use jlb_dpdk_daemon::{DaemonError, DpdkDaemon, Kind, Members, Worker};
 use jlb_flow::SlabError;
 use jlb_flowtracker_core::{Tracker, TrackerConfig, TrackerEvent};
+use jlb_hugepages::HugePages;
 use jlb_map::MemberRole;
 use jlb_node::{Program, Setup, Start};
 use jlb_role::{AllRules, Nanos};
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 const PROGRAM: Program = Program {
     name: "jlb-flowtracker",

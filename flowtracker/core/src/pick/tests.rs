@@ -30,6 +30,7 @@ fn snapshot(policy: Policy, backends: impl Iterator<Item = Backend>) -> Arc<Snap
     let spec = Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: jlb_wire::Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/16".parse().unwrap()],
