@@ -37,6 +37,7 @@ pub(crate) enum Event {
     Arrive {
         link: (u16, u16),
         packet: FakeBuf,
+        answers: Option<u8>,
     },
     Poll {
         node: u16,
@@ -350,7 +351,7 @@ impl World {
         let Some((now, event)) = self.queue.pop() else { return false };
         self.now = now;
         match event {
-            Event::Arrive { link, packet } => self.arrive(link, packet),
+            Event::Arrive { link, packet, answers } => self.arrive(link, packet, answers),
             Event::Poll { node, worker } => self.poll(node, worker),
             Event::Tick { node, worker } => self.tick(node, worker),
             Event::Stack { node } => self.stack_tick(node),
