@@ -299,6 +299,10 @@ fn judge_opens(world: &mut World, harmless: bool) {
     let now = world.now;
     for n in 0..world.nodes.len() as u16 {
         let Node::Ingress(_) = &world.nodes[usize::from(n)] else { continue };
+        // One that was taken out of the list.
+        if world.life(n) == Life::Down {
+            continue;
+        }
         let mut samples = Samples::default();
         collect(&world.nodes[usize::from(n)], &mut samples);
         let counted = samples.sum("jlb_opens_total", &[]) as u64;

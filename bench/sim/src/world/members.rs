@@ -37,11 +37,12 @@ impl World {
             return;
         }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let local = self.local(node, now);
         let io = &mut self.io;
         let (emptied, more) = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => poll(&mut workers[w], now, io),
-            Node::Tracker(workers) => poll(&mut workers[w], now, io),
-            Node::Backend(b) => poll(&mut b.agent, now, io),
+            Node::Ingress(workers) => poll(&mut workers[w], local, io),
+            Node::Tracker(workers) => poll(&mut workers[w], local, io),
+            Node::Backend(b) => poll(&mut b.agent, local, io),
         };
         if !emptied {
             self.found
@@ -90,11 +91,12 @@ impl World {
             return;
         }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let local = self.local(node, now);
         let io = &mut self.io;
         let due = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => tick(&mut workers[w], now, io),
-            Node::Tracker(workers) => tick(&mut workers[w], now, io),
-            Node::Backend(b) => tick(&mut b.agent, now, io),
+            Node::Ingress(workers) => tick(&mut workers[w], (now, local), io),
+            Node::Tracker(workers) => tick(&mut workers[w], (now, local), io),
+            Node::Backend(b) => tick(&mut b.agent, (now, local), io),
         };
         if due {
             self.after_role(node, worker);
@@ -154,12 +156,15 @@ impl World {
     }
 
     pub(super) fn reschedule(&mut self, node: u16, worker: u8) {
-        let (now, w) = (self.now, usize::from(worker));
-        let (next, ticks_at) = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
-            Node::Tracker(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
-            Node::Backend(b) => (b.agent.next_tick(now), &mut b.agent.ticks_at),
+        let w = usize::from(worker);
+        let local = self.local(node, self.now);
+        let next = match &self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => workers[w].next_tick(local),
+            Node::Tracker(workers) => workers[w].next_tick(local),
+            Node::Backend(b) => b.agent.next_tick(local),
         };
+        let next = next.map(|at| self.global(node, at));
+        let Some((_, ticks_at)) = self.timers_of(node, worker) else { return };
         if let Some(next) = next
             && ticks_at.is_none_or(|at| next < at)
         {
@@ -175,11 +180,15 @@ fn poll<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> (bo
 }
 
 /// Ticks when it is due; `false` for a tick that an earlier one made needless.
-fn tick<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> bool {
+fn tick<R: Role<FakeBuf>>(
+    w: &mut Worker<R>,
+    (now, local): (Nanos, Nanos),
+    io: &mut FakeIo,
+) -> bool {
     let due = w.ticks_at == Some(now);
     if due {
         w.ticks_at = None;
-        w.tick(now, io);
+        w.tick(local, io);
     }
     due
 }
