@@ -6,6 +6,7 @@ mod cluster;
 mod drills;
 mod failover;
 mod reference;
+mod trim;
 mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use cluster::{DrawnService, Families, members, spec};
 use weather::{draw_faults, draw_outside};
 
 pub(crate) use failover::{Fault, SPREAD};
+pub use trim::{NoSuchPart, Part, Trouble};
 
 /// Everybody finds everybody, before anything goes wrong and the first client comes.
 pub(crate) const WARM: Nanos = Nanos::from_millis(500);

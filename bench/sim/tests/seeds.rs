@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use jlb_sim::{CANARIES, Catch, catch_of, run};
+use jlb_sim::{CANARIES, Catch, Part, catch_of, minimise, run, run_without};
 
 /// Seeds of one test; `jlb-bench sim` runs as many as you like.
 const SEEDS: u64 = 50;
@@ -49,6 +49,20 @@ fn a_seed_gives_the_same_run_again_with_and_without_a_trace() {
         assert_eq!(traced.events, *lines.lock().unwrap(), "one line per event");
     }
     assert_ne!(run(3, None, None).unwrap().event_hash, run(4, None, None).unwrap().event_hash);
+}
+
+#[test]
+fn what_a_violation_does_not_need_is_left_out() {
+    let (seed, rule) = (2, Some(jlb_role::Rule::TwoVotes));
+    let whole = run(seed, rule, None).unwrap();
+    let left_out = minimise(seed, rule).unwrap();
+    let rest = run_without(seed, &left_out, rule, None).unwrap();
+    assert_eq!(rest.violations[0].invariant, whole.violations[0].invariant);
+    let clients = left_out.iter().filter(|part| matches!(part, Part::Client(_))).count();
+    assert_eq!(clients, 24, "one client is enough, of 25");
+    // As it is said to whoever replays it.
+    assert!(left_out.iter().all(|part| part.to_string().parse() == Ok(*part)));
+    assert!(minimise(seed, None).unwrap().is_empty(), "nothing is violated");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod sum;
 
 use core::ops::Range;
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -14,7 +15,10 @@ use std::time::Instant;
 
 use clap::Args;
 use jlb_role::{Nanos, Rule};
-use jlb_sim::{CANARIES, Catch, Failure, Report, Sink, catch_of, run, run_reference};
+use jlb_sim::{
+    CANARIES, Catch, Failure, Part, Report, Sink, catch_of, minimise, run, run_reference,
+    run_without,
+};
 use serde_json::json;
 
 use seeds::Seeds;
@@ -38,6 +42,12 @@ pub(crate) struct Arguments {
     /// Tell every event of that seed, one a line.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Leave a part of that seed's plan out: fault-N, client-N, or a kind of trouble as --minimise names them.
+    #[arg(long, requires = "seed", value_name = "PART", value_delimiter = ',')]
+    leave_out: Vec<Part>,
+    /// Find out what of that seed's plan its violation does not need.
+    #[arg(long, requires = "seed", conflicts_with = "leave_out")]
+    minimise: bool,
     /// Switch a rule of the protocol off: a canary, which the checkers must catch.
     #[arg(long, value_parser = rule)]
     without: Option<Rule>,
@@ -91,7 +101,13 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
             let _ = writeln!(io::stderr(), "{line}");
         };
         let sink = arguments.trace.then_some(Box::new(print) as Sink);
-        sum.add(run(seed, arguments.without, sink)?);
+        let mut left_out: BTreeSet<Part> = arguments.leave_out.iter().copied().collect();
+        if arguments.minimise {
+            left_out = minimise(seed, arguments.without)?;
+            let names: Vec<String> = left_out.iter().map(Part::to_string).collect();
+            writeln!(out, "not needed: --leave-out {}", names.join(","))?;
+        }
+        sum.add(run_without(seed, &left_out, arguments.without, sink)?);
     } else {
         let seeds = Seeds::new(arguments.first.unwrap_or(0), arguments.seeds, arguments.without);
         seeds.run(jobs, || ());
