@@ -4,7 +4,6 @@ mod seeds;
 mod soak;
 mod sum;
 
-use core::ops::Range;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
@@ -16,8 +15,7 @@ use std::time::Instant;
 use clap::Args;
 use jlb_role::{Nanos, Rule};
 use jlb_sim::{
-    CANARIES, Catch, Failure, Part, Report, Sink, catch_of, minimise, run, run_reference,
-    run_without,
+    CANARIES, Failure, Part, Report, Sink, catch_of, minimise, run, run_reference, run_without,
 };
 use serde_json::json;
 
@@ -126,7 +124,7 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         && !arguments.no_canaries;
     let total = if canaries { testable().count() } else { 0 };
     for (rule, seeds) in testable().take(total) {
-        match catch(rule, seeds.clone())? {
+        match catch(rule, &seeds)? {
             Some(report) => {
                 caught += 1;
                 let what = report.violations.first().map(|v| v.invariant.to_string());
@@ -155,16 +153,13 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     Ok(sum.failed.is_empty() && caught == total)
 }
 
-fn testable() -> impl Iterator<Item = (Rule, Range<u64>)> {
-    CANARIES.into_iter().filter_map(|rule| match catch_of(rule) {
-        Catch::Within { first, seeds } => Some((rule, first..first + seeds)),
-        Catch::NotYet(_) => None,
-    })
+fn testable() -> impl Iterator<Item = (Rule, Vec<u64>)> {
+    CANARIES.into_iter().map(|rule| (rule, catch_of(rule).seeds())).filter(|(_, s)| !s.is_empty())
 }
 
 /// The first seed with which the checkers see that a rule is off.
-fn catch(rule: Rule, seeds: Range<u64>) -> Result<Option<Report>, Failure> {
-    for seed in seeds {
+fn catch(rule: Rule, seeds: &[u64]) -> Result<Option<Report>, Failure> {
+    for &seed in seeds {
         let report = run(seed, Some(rule), None)?;
         if !report.violations.is_empty() {
             return Ok(Some(report));
