@@ -2,7 +2,7 @@ use jlb_wire::{
     Body, BodyKind, BootId, CONTROL_OPTION_LEN, Content, Control, Encapsulation, Epoch, FiveTuple,
     Flags, GENEVE_PORT, Incarnation, Kind, Load, LoadReport, MAX_BODY_PAYLOAD, MacKey, MacKeys,
     MemberId, Outer, Payload, Probe, Refresh, RefreshRecord, RejectReason, SoleOwner, Tried,
-    VERSION,
+    Version,
 };
 
 use crate::script::Script;
@@ -29,7 +29,7 @@ fn outer(bytes: &[u8]) {
             assert!(option <= inner && inner <= outer.len);
             if let Ok(parsed) = jlb_wire::Packet::parse(&packet[inner..]) {
                 let control = Control::parse(&packet[option..inner], &parsed.tuple, &KEYS);
-                assert!(control.is_err() || control.is_ok_and(|c| c.version == VERSION));
+                assert!(control.is_err() || control.is_ok_and(|c| c.version <= Version::NEWEST));
             }
         }
         Content::Body { body } => {
@@ -102,7 +102,7 @@ fn control(s: &mut Script<'_>) {
     }
     let control = Control {
         kind,
-        version: VERSION,
+        version: Version::OLDEST,
         hop_budget: s.byte(),
         reject_ttl: s.byte(),
         epoch: Epoch(s.word()),
@@ -145,6 +145,7 @@ fn control(s: &mut Script<'_>) {
 fn body(s: &mut Script<'_>) {
     let body = Body {
         kind: s.pick(&[BodyKind::Probe, BodyKind::Load, BodyKind::Refresh, BodyKind::Epoch]),
+        version: Version::OLDEST,
         flags: s.short(),
         epoch: Epoch(s.word()),
         sender: member(s),

@@ -9,7 +9,7 @@ use jlb_map::{
     ReturnPath, Service, Spec, Underlay,
 };
 use jlb_role::Nanos;
-use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol};
+use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol, Version};
 
 use super::Expectation;
 use crate::random::Random;
@@ -40,6 +40,7 @@ pub(super) fn spec(
     Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: Version::OLDEST,
         keys: Keys {
             hash_key: HashKey(u128::from(seed).wrapping_add(1).to_be_bytes()),
             mac_keys: MacKeys::single(MacKey(*b"simulated secret")),

@@ -15,7 +15,7 @@ use jlb_role::{
 };
 use jlb_wire::{
     BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_BODY_PAYLOAD,
-    MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Protocol, Refresh, RefreshRecord,
+    MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Protocol, Refresh, RefreshRecord, Version,
     body_flags, flow_headers,
 };
 
@@ -77,6 +77,7 @@ pub(super) fn spec() -> Spec {
     Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/24".parse().unwrap()],
