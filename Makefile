@@ -68,6 +68,11 @@ soak: ## simulate clusters in trouble, with checkers that watch, until interrupt
 fuzz: ## fuzz every parser and state machine, FUZZ_SECONDS (60) each (needs cargo-fuzz)
 	@bench/fuzz/run
 
+.PHONY: sanitize
+sanitize: ## tests of the crates with unsafe code, under AddressSanitizer (root or sudo)
+	@deploy/setup demo
+	@.ci/sanitize
+
 .PHONY: test
 test: ## setup if needed, check, and the end-to-end tests in the lab (root or sudo)
 	@if ! { $(CAN_ROOT); }; then \

@@ -13,7 +13,7 @@ use jlb_peers::{Carried, Envelope, Peers, PeersConfig, ReceivedBody};
 use jlb_role::{BUFFER_ROOM, FakeBuf, FakeIo, Nanos, PacketBuf as _, UnderlayDst, WorkerId};
 use jlb_wire::{
     BodyKind, BootId, Encapsulation, Epoch, FiveTuple, Incarnation, MAX_BODY_PAYLOAD, MacKey,
-    MacKeys, MemberId, Payload, Protocol, Refresh, RefreshRecord, body_flags,
+    MacKeys, MemberId, Payload, Protocol, Refresh, RefreshRecord, Version, body_flags,
 };
 
 use crate::script::Script;
@@ -55,7 +55,7 @@ fn build(generation: u64) -> Arc<Snapshot> {
     let spec = Spec {
         generation: generation + 1,
         epoch: Epoch((generation / 3) as u32 + 1),
-        protocol: jlb_wire::Version::OLDEST,
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HASH_KEY, mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: prefixes.to_vec(),

@@ -6,6 +6,7 @@ mod cluster;
 mod drills;
 mod failover;
 mod reference;
+mod trim;
 mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use cluster::{DrawnService, Families, members, spec};
 use weather::{draw_faults, draw_outside};
 
 pub(crate) use failover::{Fault, SPREAD};
+pub use trim::{NoSuchPart, Part, Trouble};
 
 /// Everybody finds everybody, before anything goes wrong and the first client comes.
 pub(crate) const WARM: Nanos = Nanos::from_millis(500);
@@ -86,6 +88,8 @@ pub(crate) struct Plan {
     pub(crate) clients: Vec<Client>,
     /// SYNs with a wrong ISN on the five-tuple of a client.
     pub(crate) spoofs: Vec<(Nanos, usize)>,
+    /// By member: how much faster its clock goes, in parts per million. Those behind the end, and backends, are right.
+    pub(crate) drift: Vec<i64>,
     /// By service.
     pub(crate) accepting: Vec<Accepting>,
     pub(crate) expectations: Vec<Expectation>,
@@ -94,14 +98,26 @@ pub(crate) struct Plan {
     pub(crate) ecmp_seed: u64,
 }
 
+/// Whether a seed also draws from what was added later: larger clusters, clocks that drift, ingress hosts that come and go.
+/// The others stay what they were, so that seeds which once found something still do.
+const fn is_wide(seed: u64) -> bool {
+    seed % 8 >= 6
+}
+
 impl Plan {
     pub(crate) fn draw(seed: u64) -> Result<Self, Problems> {
         let mut r = Random::stream(seed, 1);
         let mut fate = Random::stream(seed, 5);
         let failover = fate.once_in(2);
-        let ingress = r.between(1, 4) as u16;
-        let trackers = r.between(2, 5) as u16;
-        let backends = r.between(1, 8) as u16;
+        let (mut ingress, mut trackers, mut backends) =
+            (r.between(1, 4) as u16, r.between(2, 5) as u16, r.between(1, 8) as u16);
+        let wide = is_wide(seed);
+        if wide {
+            let more = &mut Random::stream(seed, 6);
+            ingress = more.between(1, 8) as u16;
+            trackers = more.between(2, 7) as u16;
+            backends = more.pick([1, 2, 3, 5, 8, 13, 25, 50]);
+        }
         let families = Families::draw(&mut r);
         let mut deaf = Vec::new();
         let mut accepting = Vec::new();
@@ -155,6 +171,9 @@ impl Plan {
             plan.quarrel(&mut r, ingress, trackers, backends);
         }
         plan.short_of_buffers = plan.no_buffer > 0;
+        if wide {
+            plan.draw_clocks(&mut Random::stream(seed, 7));
+        }
         if r.once_in(4) {
             for _ in 0..r.between(1, 3) {
                 let at = r.time(WARM, heal - Nanos::from_secs(1));
@@ -167,7 +186,7 @@ impl Plan {
             }
         }
         if failover {
-            plan.draw_failover(&mut fate, families, spec)?;
+            plan.draw_failover(&mut fate, (families, wide), spec)?;
         }
         for client in &mut plan.clients {
             client.patience = plan.patience;
@@ -201,6 +220,7 @@ impl Plan {
             heal: WARM,
             clients: Vec::new(),
             spoofs: Vec::new(),
+            drift: Vec::new(),
             accepting: Vec::new(),
             expectations: Vec::new(),
             deaf: Vec::new(),
@@ -244,6 +264,13 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// Clocks of ingress hosts and trackers that do not go alike. Half a thousandth is what a broken oscillator does.
+    fn draw_clocks(&mut self, r: &mut Random) {
+        let drift = r.pick([0, 50, 500]);
+        let ppm = |_| r.between(0, 2 * drift) as i64 - drift as i64;
+        self.drift = (0..self.snapshot.members().len()).map(ppm).collect();
     }
 
     fn draw_spoofs(&mut self, r: &mut Random) {

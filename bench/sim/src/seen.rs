@@ -5,7 +5,7 @@ use core::fmt;
 use core::net::IpAddr;
 
 use jlb_map::Snapshot;
-use jlb_wire::{FiveTuple, Packet};
+use jlb_wire::{FiveTuple, MemberId, Packet};
 
 /// Kinds of packets, for faults and checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ pub(crate) struct Word {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub(crate) dst: IpAddr,
+    /// The member whose address that is.
+    pub(crate) to: Option<MemberId>,
     pub(crate) kind: PacketKind,
     pub(crate) word: Option<Word>,
     /// Flags and epoch of a body, and the first two numbers of its payload.
@@ -77,8 +79,10 @@ impl Seen {
             6 => (IpAddr::from(array::<16>(bytes, 24)?), 40, *bytes.get(6)? == 17),
             _ => return None,
         };
+        let to = snapshot.member_by_address(dst).map(|member| member.id);
         let mut seen = Self {
             dst,
+            to,
             kind: PacketKind::Client,
             word: None,
             body: None,
@@ -86,8 +90,7 @@ impl Seen {
             packet: None,
         };
         let geneve = l4 + 8;
-        let between_members = snapshot.member_by_address(dst).is_some();
-        if !between_members || !udp || be16(bytes, l4 + 2) != Some(snapshot.geneve_port()) {
+        if to.is_none() || !udp || be16(bytes, l4 + 2) != Some(snapshot.geneve_port()) {
             seen.packet = Packet::parse(bytes).ok();
             return Some(seen);
         }

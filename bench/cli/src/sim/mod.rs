@@ -4,8 +4,8 @@ mod seeds;
 mod soak;
 mod sum;
 
-use core::ops::Range;
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use clap::Args;
 use jlb_role::{Nanos, Rule};
-use jlb_sim::{CANARIES, Catch, Failure, Report, Sink, catch_of, run, run_reference};
+use jlb_sim::{
+    CANARIES, Failure, Part, Report, Sink, catch_of, minimise, run, run_reference, run_without,
+};
 use serde_json::json;
 
 use seeds::Seeds;
@@ -38,6 +40,12 @@ pub(crate) struct Arguments {
     /// Tell every event of that seed, one a line.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Leave a part of that seed's plan out: fault-N, client-N, or a kind of trouble as --minimise names them.
+    #[arg(long, requires = "seed", value_name = "PART", value_delimiter = ',')]
+    leave_out: Vec<Part>,
+    /// Find out what of that seed's plan its violation does not need.
+    #[arg(long, requires = "seed", conflicts_with = "leave_out")]
+    minimise: bool,
     /// Switch a rule of the protocol off: a canary, which the checkers must catch.
     #[arg(long, value_parser = rule)]
     without: Option<Rule>,
@@ -91,7 +99,13 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
             let _ = writeln!(io::stderr(), "{line}");
         };
         let sink = arguments.trace.then_some(Box::new(print) as Sink);
-        sum.add(run(seed, arguments.without, sink)?);
+        let mut left_out: BTreeSet<Part> = arguments.leave_out.iter().copied().collect();
+        if arguments.minimise {
+            left_out = minimise(seed, arguments.without)?;
+            let names: Vec<String> = left_out.iter().map(Part::to_string).collect();
+            writeln!(out, "not needed: --leave-out {}", names.join(","))?;
+        }
+        sum.add(run_without(seed, &left_out, arguments.without, sink)?);
     } else {
         let seeds = Seeds::new(arguments.first.unwrap_or(0), arguments.seeds, arguments.without);
         seeds.run(jobs, || ());
@@ -110,7 +124,7 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         && !arguments.no_canaries;
     let total = if canaries { testable().count() } else { 0 };
     for (rule, seeds) in testable().take(total) {
-        match catch(rule, seeds.clone())? {
+        match catch(rule, &seeds)? {
             Some(report) => {
                 caught += 1;
                 let what = report.violations.first().map(|v| v.invariant.to_string());
@@ -139,16 +153,13 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     Ok(sum.failed.is_empty() && caught == total)
 }
 
-fn testable() -> impl Iterator<Item = (Rule, Range<u64>)> {
-    CANARIES.into_iter().filter_map(|rule| match catch_of(rule) {
-        Catch::Within { first, seeds } => Some((rule, first..first + seeds)),
-        Catch::NotYet(_) => None,
-    })
+fn testable() -> impl Iterator<Item = (Rule, Vec<u64>)> {
+    CANARIES.into_iter().map(|rule| (rule, catch_of(rule).seeds())).filter(|(_, s)| !s.is_empty())
 }
 
 /// The first seed with which the checkers see that a rule is off.
-fn catch(rule: Rule, seeds: Range<u64>) -> Result<Option<Report>, Failure> {
-    for seed in seeds {
+fn catch(rule: Rule, seeds: &[u64]) -> Result<Option<Report>, Failure> {
+    for &seed in seeds {
         let report = run(seed, Some(rule), None)?;
         if !report.violations.is_empty() {
             return Ok(Some(report));

@@ -182,7 +182,9 @@ impl World {
     }
 
     pub(super) fn gain_hop(&mut self, node: u16) {
-        if self.life(node) == Life::Up && !self.hops.contains(&node) {
+        let id = self.plan.snapshot.members()[usize::from(node)].id;
+        let listed = self.plan.lists[self.status[usize::from(node)].known].member(id).is_some();
+        if listed && self.life(node) == Life::Up && !self.hops.contains(&node) {
             self.hops.push(node);
             self.hops.sort_unstable();
         }
@@ -308,6 +310,8 @@ impl World {
             self.boot(node, turn);
         }
         if leaves {
+            // Its operator has withdrawn its routes.
+            self.hops.retain(|&hop| hop != node);
             let at = self.now + self.fate.time(Nanos::ZERO, STOPPED);
             self.queue.push(at, Event::Stop { node });
         }
@@ -338,16 +342,17 @@ impl World {
         self.trace.event(now, node.into(), &[list as u8], || {
             format!("{} reads list {list}", name(&self.plan, node))
         });
+        let local = self.local(node, now);
         let io = &mut self.io;
         match &mut self.nodes[usize::from(node)] {
             Node::Ingress(workers) => {
                 for w in workers {
-                    w.role.event(now, IngressEvent::Snapshot(Arc::clone(&snapshot)), io);
+                    w.role.event(local, IngressEvent::Snapshot(Arc::clone(&snapshot)), io);
                 }
             }
             Node::Tracker(workers) => {
                 for w in workers {
-                    w.role.event(now, TrackerEvent::Snapshot(Arc::clone(&snapshot)), io);
+                    w.role.event(local, TrackerEvent::Snapshot(Arc::clone(&snapshot)), io);
                 }
             }
             Node::Backend(b) => {

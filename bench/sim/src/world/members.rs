@@ -38,11 +38,12 @@ impl World {
             return;
         }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let local = self.local(node, now);
         let io = &mut self.io;
         let (emptied, more) = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => poll(&mut workers[w], now, io),
-            Node::Tracker(workers) => poll(&mut workers[w], now, io),
-            Node::Backend(b) => poll(&mut b.agent, now, io),
+            Node::Ingress(workers) => poll(&mut workers[w], local, io),
+            Node::Tracker(workers) => poll(&mut workers[w], local, io),
+            Node::Backend(b) => poll(&mut b.agent, local, io),
         };
         if !emptied {
             self.found
@@ -91,11 +92,12 @@ impl World {
             return;
         }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let local = self.local(node, now);
         let io = &mut self.io;
         let due = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => tick(&mut workers[w], now, io),
-            Node::Tracker(workers) => tick(&mut workers[w], now, io),
-            Node::Backend(b) => tick(&mut b.agent, now, io),
+            Node::Ingress(workers) => tick(&mut workers[w], (now, local), io),
+            Node::Tracker(workers) => tick(&mut workers[w], (now, local), io),
+            Node::Backend(b) => tick(&mut b.agent, (now, local), io),
         };
         if due {
             self.after_role(node, worker);
@@ -114,6 +116,7 @@ impl World {
                 let shown = seen.map_or_else(String::new, |s| s.to_string());
                 format!("{} drops {} {shown}", name(plan, node), why.label())
             });
+            io.spare.push(packet);
         }
         for report in io.reports.drain(..) {
             trace.event(self.now, u64::from(node), &[], || {
@@ -141,6 +144,8 @@ impl World {
         for (packet, _) in io.sent.drain(..) {
             self.transmit(node, packet);
         }
+        // What was lost on its way.
+        io.spare.append(&mut self.io.spare);
         self.io = io;
         if let Node::Ingress(workers) = &self.nodes[usize::from(node)] {
             let held = workers[usize::from(worker)].role.waiting().0;
@@ -158,12 +163,15 @@ impl World {
     }
 
     pub(super) fn reschedule(&mut self, node: u16, worker: u8) {
-        let (now, w) = (self.now, usize::from(worker));
-        let (next, ticks_at) = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
-            Node::Tracker(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
-            Node::Backend(b) => (b.agent.next_tick(now), &mut b.agent.ticks_at),
+        let w = usize::from(worker);
+        let local = self.local(node, self.now);
+        let next = match &self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => workers[w].next_tick(local),
+            Node::Tracker(workers) => workers[w].next_tick(local),
+            Node::Backend(b) => b.agent.next_tick(local),
         };
+        let next = next.map(|at| self.global(node, at));
+        let Some((_, ticks_at)) = self.timers_of(node, worker) else { return };
         if let Some(next) = next
             && ticks_at.is_none_or(|at| next < at)
         {
@@ -179,11 +187,15 @@ fn poll<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> (bo
 }
 
 /// Ticks when it is due; `false` for a tick that an earlier one made needless.
-fn tick<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> bool {
+fn tick<R: Role<FakeBuf>>(
+    w: &mut Worker<R>,
+    (now, local): (Nanos, Nanos),
+    io: &mut FakeIo,
+) -> bool {
     let due = w.ticks_at == Some(now);
     if due {
         w.ticks_at = None;
-        w.tick(now, io);
+        w.tick(local, io);
     }
     due
 }
