@@ -2,13 +2,13 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use jlb_flow::{FlowHasher, FlowId, Partition, SlabError};
-use jlb_map::{MemberRole, Snapshot};
-use jlb_peers::{Carried, Envelope, Peers, PeersConfig};
+use jlb_map::{MemberRole, ServiceId, Snapshot};
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, ReceivedBody};
 use jlb_role::{
     AllRules, BURST, Burst, Histogram, Io, MetricSink, Nanos, PacketBuf, Reason, Role, Rule, Rules,
     WorkerId,
 };
-use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
+use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, LoadReport, MemberId, ServiceLoad};
 
 use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
@@ -180,6 +180,11 @@ impl<R: Rules> Tracker<R> {
                         self.handled += 1;
                         self.on_refresh(now, other, io);
                     }
+                    Some(other) if other.body.kind == BodyKind::Load => {
+                        if let Err(why) = self.take_load(now, &other) {
+                            io.drop(other.buf, why);
+                        }
+                    }
                     Some(other) => io.drop(other.buf, Reason::WrongKind),
                     None => {}
                 }
@@ -226,6 +231,26 @@ impl<R: Rules> Tracker<R> {
                 io.drop(message.buf, Reason::WrongKind);
             }
         }
+    }
+
+    /// A backend says unasked how busy it is.
+    fn take_load<B: PacketBuf>(
+        &mut self,
+        now: Nanos,
+        received: &ReceivedBody<B>,
+    ) -> Result<(), Reason> {
+        let backend = received.body.sender;
+        if self.snapshot.member(backend).is_none_or(|m| m.role != MemberRole::Backend) {
+            return Err(Reason::NotAMember);
+        }
+        let (report, services) = LoadReport::parse(received.payload()).ok_or(Reason::Malformed)?;
+        // With another list a number means another service; both will have the same one soon.
+        if report.generation == self.snapshot.generation() {
+            for ServiceLoad { service, live } in services.iter() {
+                self.picker.heard(now, (ServiceId(service), backend), live, false);
+            }
+        }
+        Ok(())
     }
 
     /// Every word of a backend says how busy it is.

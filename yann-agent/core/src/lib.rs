@@ -21,7 +21,8 @@ mod sockets;
 mod word;
 
 pub use agent::{
-    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, REFRESH_IDLE, REFRESH_SESSIONS,
+    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, LOAD_EVERY, REFRESH_IDLE,
+    REFRESH_SESSIONS,
 };
 pub use event::{EventKind, KernelEvent};
 pub use kernel::{
