@@ -12,7 +12,7 @@ use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, LoadReport, MemberId,
 
 use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
-use crate::pick::Picker;
+use crate::pick::{News, Picker};
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::warmth::{Ours, Warmth};
@@ -247,7 +247,7 @@ impl<R: Rules> Tracker<R> {
         // With another list a number means another service; both will have the same one soon.
         if report.generation == self.snapshot.generation() {
             for ServiceLoad { service, live } in services.iter() {
-                self.picker.heard(now, (ServiceId(service), backend), live, false);
+                self.picker.heard(now, (ServiceId(service), backend), live, News::Load);
             }
         }
         Ok(())
@@ -255,14 +255,18 @@ impl<R: Rules> Tracker<R> {
 
     /// Every word of a backend says how busy it is.
     fn hear(&mut self, now: Nanos, control: &Control, tuple: &FiveTuple) {
-        let ended = control.kind == Kind::Close;
-        let told = ended || matches!(control.kind, Kind::Accept | Kind::Reject);
-        if !told || control.backend != Some(control.sender) {
+        let news = match control.kind {
+            Kind::Close => News::End,
+            Kind::Reject if control.reason.lasts() => News::Unwilling,
+            Kind::Accept | Kind::Reject => News::Load,
+            Kind::Open | Kind::Cancel | Kind::Query | Kind::State | Kind::NotMine => return,
+        };
+        if control.backend != Some(control.sender) {
             return;
         }
         let vip = tuple.vip();
         if let Some(service) = self.snapshot.service(vip.ip(), vip.port(), tuple.protocol()) {
-            self.picker.heard(now, (service, control.sender), control.load.live, ended);
+            self.picker.heard(now, (service, control.sender), control.load.live, news);
         }
     }
 

@@ -9,6 +9,9 @@ use jlb_role::{FakeBuf, PacketBuf as _, Role, UnderlayDst};
 use jlb_wire::{Body, BodyKind, Content, LoadReport, MAX_BODY_PAYLOAD, MemberId, Outer, Refresh};
 use jlb_yann_core::AgentEvent;
 
+/// To whom, for which worker, and the live flows of each service.
+type Told = (MemberId, u8, Vec<(u16, u32)>);
+
 impl Pair {
     /// A tracker's worker pulls for the first time.
     fn pulls(&mut self, from: MemberId, worker: u8) {
@@ -19,8 +22,8 @@ impl Pair {
         assert_eq!(self.take(&signed(&body, &payload[..len])), []);
     }
 
-    /// The Loads since the last time: to whom, for which worker, and the services' flows.
-    fn loads(&mut self) -> Vec<(MemberId, u8, Vec<(u16, u32)>)> {
+    /// The Loads since the last time.
+    fn loads(&mut self) -> Vec<Told> {
         let sent: Vec<_> = self.io.sent.drain(..).collect();
         let loads = sent.iter().filter_map(|(buf, to)| {
             let outer = Outer::parse(buf.bytes(), 6081).unwrap();
