@@ -3,6 +3,7 @@
 
 mod disrupt;
 mod hunting;
+mod hunting_plots;
 mod model;
 mod sim;
 
