@@ -42,6 +42,16 @@ lab: ## raise a lab and leave it up for playing (root or sudo); jlb-lab down end
 		$(AS_ROOT) $$jlb_lab up && $(AS_ROOT) $$jlb_lab status && \
 		echo "Try: $(AS_ROOT) $$jlb_lab exec client curl -s http://203.0.113.10/    Down: $(AS_ROOT) $$jlb_lab down"
 
+# What a release after this one is like to its neighbours; its own folder, so that neither build has to be made again.
+NEXT := target/next
+
+.PHONY: rolling
+rolling: ## a rolling restart of all daemons to a build of the next protocol version and back, with live connections (root)
+	cargo build --workspace --bins --quiet $(LOCKED)
+	cargo test -p jlb-wire -p jlb-peers -p jlb-map --features jlb-wire/next-version --target-dir $(NEXT) --quiet $(LOCKED)
+	cargo build --workspace --bins --features jlb-wire/next-version --target-dir $(NEXT) --quiet $(LOCKED)
+	$(AS_ROOT) target/debug/jlb-bench disrupt --fault rolling --next-build $(NEXT)/debug --connections 200
+
 .PHONY: check
 check: ## formatting, lints, rules of the tree; unit, property and simulation tests (no root)
 	deploy/setup --check demo

@@ -189,7 +189,8 @@ struct host {
 	__u16 flags;
 	__u16 cpu;
 	__u16 egress_hosts;
-	__u8 pad[2];
+	__u8 oldest_version;
+	__u8 newest_version;
 	__u32 max_connections;
 	__u8 pad_2[4];
 };
@@ -255,7 +256,6 @@ enum reject_reason {
 
 #define OPTION_CLASS 0xff4a
 #define OPTION_TYPE 0x81
-#define PROTOCOL_VERSION 1
 
 struct control {
 	__u8 kind;

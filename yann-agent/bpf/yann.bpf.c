@@ -90,6 +90,12 @@ FUNCTION int votes(const struct control *c)
 	return refused ? refused : know(c->second, c->word_b);
 }
 
+/* What is answered is answered in its own version. */
+INLINE bool speaks(const struct host *h, __u8 version)
+{
+	return h->oldest_version <= version && version <= h->newest_version;
+}
+
 FUNCTION int on_control(context *ctx, const struct host *h, struct work *w, const struct member_at *from, __u64 now)
 {
 	struct control *c = &w->control;
@@ -98,7 +104,7 @@ FUNCTION int on_control(context *ctx, const struct host *h, struct work *w, cons
 
 	if (load(ctx, w->outer.option, c, sizeof(*c)))
 		return drop(DROP_TRUNCATED);
-	if (c->version != PROTOCOL_VERSION)
+	if (!speaks(h, c->version))
 		return drop(DROP_WRONG_VERSION);
 	if (c->kind < OPEN || c->kind > CLOSE)
 		return drop(DROP_WRONG_KIND);
@@ -163,7 +169,7 @@ FUNCTION int on_body(context *ctx, const struct host *h, struct work *w, const s
 
 	if (w->outer.at + 4 > w->outer.end || load(ctx, w->outer.at, head, 4))
 		return drop(DROP_TRUNCATED);
-	if (head[1] != PROTOCOL_VERSION)
+	if (!speaks(h, head[1]))
 		return drop(DROP_WRONG_VERSION);
 	if (head[0] < BODY_PROBE || head[0] > BODY_LAST)
 		return drop(DROP_WRONG_KIND);

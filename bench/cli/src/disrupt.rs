@@ -1,6 +1,7 @@
 //! `jlb-bench disrupt`: what becomes of connections when something breaks.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,10 @@ pub(crate) struct Arguments {
     /// First cut the ingress hosts off from the flow trackers: connections that move must break then, and be seen to.
     #[arg(long)]
     cannot_ask: bool,
+    /// With --fault rolling: every daemon becomes that of this folder, which must also speak the next version of the
+    /// protocol; then the list names that version, and then all of it goes back.
+    #[arg(long, value_name = "FOLDER")]
+    next_build: Option<PathBuf>,
     /// The lab's name.
     #[arg(long, default_value = "disrupt", value_name = "NAME")]
     lab: String,
@@ -81,6 +86,7 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
         before: BEFORE,
         lasts: arguments.seconds.map(|seconds| Duration::from_secs(seconds.into())),
         cannot_ask: arguments.cannot_ask,
+        next_build: arguments.next_build.clone(),
         lab: arguments.lab.clone(),
     };
     let outcome = catch_signals(interrupted.clone())

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct Options {
     /// First cuts the ingress hosts off from the flow trackers, so that they cannot ask whose a packet is: what moves then
     /// must break, which shows that breaking is seen.
     pub cannot_ask: bool,
+    /// For the fault `rolling`: folder of the daemons of another build, that also speaks the next version of the protocol.
+    pub next_build: Option<PathBuf>,
     /// The lab's name.
     pub lab: String,
 }
@@ -166,6 +169,7 @@ fn happen(
         progress,
         interrupted,
         lasts: options.lasts,
+        next_build: options.next_build.as_deref(),
         limit: FIRST_LIMIT,
         before: BTreeMap::new(),
         happened: Happened { verified: true, ..Happened::default() },

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) interrupted: &'a AtomicBool,
     /// How long a fault lasts, in place of its own time.
     pub(crate) lasts: Option<Duration>,
+    /// Folder of another build's daemons.
+    pub(crate) next_build: Option<&'a Path>,
     /// Waits up to this are usual.
     pub(crate) limit: Duration,
     /// Who carried each connection before the fault.

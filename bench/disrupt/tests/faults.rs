@@ -48,6 +48,7 @@ fn options() -> Options {
         times: 1,
         before: BEFORE,
         lasts: Some(LASTS),
+        next_build: None,
         cannot_ask: false,
         lab: format!("disrupt-{}-{n}", std::process::id()),
     }

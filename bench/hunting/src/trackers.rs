@@ -7,7 +7,7 @@ use jlb_map::{
     ServiceId, Snapshot, Spec, Underlay,
 };
 use jlb_role::Nanos;
-use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol, Tried};
+use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol, Tried, Version};
 
 use crate::Scenario;
 
@@ -122,6 +122,7 @@ fn spec(scenario: &Scenario, policy: Policy) -> Spec {
     Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: "10.0.0.0/16".parse().ok().into_iter().collect(),

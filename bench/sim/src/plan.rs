@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jlb_flow::HashKey;
 use jlb_map::{Family, Keys, Problems, Snapshot, Spec, Underlay};
 use jlb_role::Nanos;
-use jlb_wire::{Epoch, MacKey, MacKeys, MemberId};
+use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Version};
 
 use crate::client::Client;
 use crate::fabric::Faults;
@@ -117,6 +117,7 @@ impl Plan {
         let spec = Spec {
             generation: 1,
             epoch: Epoch(1),
+            protocol: Version::OLDEST,
             keys: Keys {
                 hash_key: HashKey(u128::from(seed).wrapping_add(1).to_be_bytes()),
                 mac_keys: MacKeys::single(MacKey(*b"simulated secret")),

@@ -10,7 +10,7 @@ use jlb_map::{
     MemberRole, OnExhausted, Place, Policy, Prefix, Refusal, ReturnPath, Service, Snapshot, Spec,
     Succession, Underlay, check_successor,
 };
-use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol};
+use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol, Version};
 
 use crate::contradiction::{MemberSpans, ServiceSpans, Spans};
 use crate::host::max_connections;
@@ -80,6 +80,7 @@ pub fn read_cluster(
     let generation = numbered(&mut root, "generation", u64::MAX >> 1, &mut spans.generation);
     let epoch = numbered(&mut root, "epoch", u32::MAX.into(), &mut spans.epoch);
     let forced_generation = forced_generation(&mut root, generation);
+    let protocol = protocol(&mut root);
     let keys = root
         .required("keys", "add a section [keys] with hash_key_file and mac_key_files")
         .and_then(|item| {
@@ -108,6 +109,7 @@ pub fn read_cluster(
     let spec = Spec {
         generation: generation.unwrap_or(1),
         epoch: Epoch(epoch.unwrap_or(1)),
+        protocol: protocol.unwrap_or(Version::OLDEST),
         keys: keys.unwrap_or(stand_in_keys),
         underlay: underlay.unwrap_or_else(no_underlay),
         members,
@@ -163,6 +165,30 @@ fn forced_generation(root: &mut Table<'_>, generation: Option<u64>) -> Option<u6
         );
     }
     Some(forced)
+}
+
+/// Of lists that name none, in every release.
+const DEFAULT_PROTOCOL: Version = match Version::new(1) {
+    Some(version) => version,
+    None => panic!("a build that does not speak 1 any more must ask for the key"),
+};
+
+/// `protocol`: the version that the members speak to each other. Every build understands its own and the one before, so it
+/// is raised when no host runs an older build any more. Default: 1.
+fn protocol(root: &mut Table<'_>) -> Option<Version> {
+    let Some(item) = root.optional("protocol") else { return Some(DEFAULT_PROTOCOL) };
+    let number = item.number(&(1..=u8::MAX.into()), "a number")?;
+    let version = u8::try_from(number).ok().and_then(Version::new);
+    if version.is_none() {
+        item.mistake(
+            format!("this build does not speak version {number} of the protocol"),
+            match (Version::OLDEST.as_u8(), Version::NEWEST.as_u8()) {
+                (oldest, newest) if oldest == newest => format!("write {oldest}, or leave it out"),
+                (oldest, newest) => format!("write {oldest} or {newest}"),
+            },
+        );
+    }
+    version
 }
 
 /// `[keys]`

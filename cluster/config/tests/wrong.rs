@@ -191,6 +191,8 @@ fn wrong_clusters_are_refused_with_line_and_column() {
         ("generation = 1\n", "generation = 0\n", 1, 14, "generation", "0 is not between 1 and"),
         ("epoch = 1\n", "epoch = 1\nforced_generation = 2\n", 3, 21, "forced_generation", "2 is above this list's own generation, 1"),
         ("epoch = 1\n", "epoch = 1\nforced_generation = true\n", 3, 21, "forced_generation", "true or false, not a number"),
+        ("epoch = 1\n", "epoch = 1\nprotocol = 9\n", 3, 12, "protocol", "this build does not speak version 9 of the protocol"),
+        ("epoch = 1\n", "epoch = 1\nprotocol = 0\n", 3, 12, "protocol", "0 is not between 1 and 255"),
         ("epoch = 1\n", "epoch = 1.5\n", 2, 9, "epoch", "this is a fraction, not a number"),
         ("\"hash.key\"", "\"none.key\"", 5, 17, "keys.hash_key_file", "there is no file `/etc/jlb/none.key`"),
         ("\"hash.key\"", "\"locked.key\"", 5, 17, "keys.hash_key_file", "cannot read `/etc/jlb/locked.key`"),

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use jlb_map::Snapshot;
+use jlb_wire::Version;
 use serde::{Deserialize, Serialize};
 
 /// What a daemon says of itself while it runs: that it is there, and which list it has in force.
@@ -14,6 +15,8 @@ pub struct Presence {
     pub epoch: u32,
     /// Digest of its list, as it is shown elsewhere.
     pub digest: String,
+    /// Newest version of the protocol that it speaks.
+    pub newest_protocol: u8,
 }
 
 /// Who is there, by name.
@@ -28,6 +31,7 @@ impl Presence {
             generation: list.generation(),
             epoch: list.epoch().0,
             digest: list.digest().to_string(),
+            newest_protocol: Version::NEWEST.as_u8(),
         }
     }
 

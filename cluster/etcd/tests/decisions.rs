@@ -8,7 +8,7 @@ use jlb_etcd::{
 };
 use jlb_flow::HashKey;
 use jlb_map::{Family, Keys, Member, MemberRole, Prefix, Refusal, Snapshot, Spec, Underlay};
-use jlb_wire::{Epoch, MacKey, MacKeys, MemberId};
+use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Version};
 use proptest::prelude::*;
 
 /// A list of these trackers and backends.
@@ -25,6 +25,7 @@ fn list(generation: u64, epoch: u32, trackers: &[u16], backends: u16) -> Cluster
     let spec = Spec {
         generation,
         epoch: Epoch(epoch),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec![Prefix::new([10, 1, 0, 0].into(), 16).unwrap()],

@@ -24,7 +24,13 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 fn presence(generation: u64) -> Presence {
-    Presence { role: "backend".into(), generation, epoch: 1, digest: "d".into() }
+    Presence {
+        role: "backend".into(),
+        generation,
+        epoch: 1,
+        digest: "d".into(),
+        newest_protocol: 1,
+    }
 }
 
 fn follow(config: Etcd, name: &str) -> Follower {

@@ -1,7 +1,7 @@
 use core::time::Duration;
 use std::path::Path;
 
-use jlb_etcd::{Numbers, decide_numbers};
+use jlb_etcd::{Numbers, Present, decide_numbers};
 use jlb_map::Snapshot;
 use jlb_node::serde_json::json;
 
@@ -51,6 +51,9 @@ pub(crate) async fn apply(
     if let Some(stored) = &stored {
         list.follows(&stored.list.snapshot).map_err(CtlError::Refused)?;
     }
+    if !options.force {
+        spoken(list.snapshot.protocol().as_u8(), &content.present)?;
+    }
     if options.dry_run {
         out.note("not applied: this is a dry run")?;
         return told(out, false, &list.snapshot, before);
@@ -65,6 +68,15 @@ pub(crate) async fn apply(
         ))?;
     }
     if options.wait > 0 { taken(session, &list.snapshot, options.wait).await } else { Ok(()) }
+}
+
+/// Whether all members that are there speak the list's version of the protocol.
+fn spoken(protocol: u8, present: &Present) -> Result<(), CtlError> {
+    let names: Vec<_> = (present.iter())
+        .filter(|(_, presence)| presence.newest_protocol < protocol)
+        .map(|(name, _)| name.clone())
+        .collect();
+    if names.is_empty() { Ok(()) } else { Err(CtlError::NotSpoken { protocol, names }) }
 }
 
 /// Whether it says the same, comments included.
@@ -123,5 +135,24 @@ async fn taken(session: &Session, list: &Snapshot, seconds: u64) -> Result<(), C
             return Err(CtlError::NotTaken { seconds, names });
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jlb_etcd::Presence;
+
+    use super::*;
+
+    #[test]
+    fn who_does_not_speak_the_version_is_named() {
+        let speaks = |newest_protocol| Presence { newest_protocol, ..Presence::default() };
+        let present = Present::from([("old".to_owned(), speaks(1)), ("new".to_owned(), speaks(2))]);
+        assert!(spoken(1, &present).is_ok());
+        let refused = spoken(2, &present).unwrap_err().to_string();
+        assert!(
+            refused.contains("old would be shut out, since it does not speak version 2"),
+            "{refused}"
+        );
     }
 }

@@ -65,6 +65,11 @@ type Fields = BTreeMap<String, String>;
 /// Everything that `new` has otherwise than `old`, but for the numbers.
 pub(crate) fn changes(old: Option<&Snapshot>, new: &Snapshot) -> Vec<Change> {
     let mut out = Vec::new();
+    let protocol = |list: &Snapshot| {
+        Fields::from([("version".to_owned(), list.protocol().as_u8().to_string())])
+    };
+    let before = old.map(protocol).unwrap_or_default();
+    compare("protocol", &before, &protocol(new), &mut out);
     let before = old.map(underlay).unwrap_or_default();
     compare("underlay", &before, &underlay(new), &mut out);
     if let Some(old) = old {

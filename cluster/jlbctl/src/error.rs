@@ -37,6 +37,18 @@ pub(crate) enum CtlError {
     /// The daemons would not take it.
     #[error("error: not applied, since the daemons would refuse it:{}", lines(.0))]
     Refused(Vec<Refusal>),
+    /// It would shut members out.
+    #[error(
+        "error: not applied: {} would be shut out, since {} not speak version {protocol} of the protocol; \
+         install the newer release there first, or apply with --force",
+        names.join(", "), if names.len() == 1 { "it does" } else { "they do" }
+    )]
+    NotSpoken {
+        /// The list's.
+        protocol: u8,
+        /// Of the members.
+        names: Vec<String>,
+    },
     /// There is nothing.
     #[error(
         "error: etcd has no member list under {0}; the first one comes with `jlbctl apply FILE`"
@@ -77,6 +89,7 @@ impl CtlError {
             | Self::Replace(_)
             | Self::Unfit(_)
             | Self::Refused(_)
+            | Self::NotSpoken { .. }
             | Self::Nothing(_)
             | Self::StoredMistakes(_)
             | Self::Renumber(_)

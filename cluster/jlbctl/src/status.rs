@@ -35,6 +35,7 @@ pub(crate) async fn status(session: &Session, out: &mut Output) -> Result<(), Ct
             "list": list.map(|l| json!({
                 "generation": l.generation(),
                 "epoch": l.epoch().0,
+                "protocol": l.protocol().as_u8(),
                 "digest": digest,
                 "forced_generation": stored.as_ref().and_then(|s| s.list.forced_generation),
                 "revision": content.list.as_ref().map(|s| s.revision),
@@ -71,6 +72,7 @@ impl Row<'_> {
             "present": self.presence.is_some(),
             "generation": self.presence.map(|p| p.generation),
             "epoch": self.presence.map(|p| p.epoch),
+            "newest_protocol": self.presence.map(|p| p.newest_protocol),
             "digest": self.presence.map(|p| p.digest.as_str()),
             "current": self.is_current,
         })

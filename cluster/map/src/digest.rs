@@ -25,6 +25,7 @@ pub(crate) fn digest(spec: &Spec) -> Digest {
     out.u16(1);
     out.u64(spec.generation);
     out.u64(u64::from(spec.epoch.0));
+    out.u16(u16::from(spec.protocol.as_u8()));
     out.underlay(&spec.underlay);
     out.len(spec.members.len());
     for m in &spec.members {

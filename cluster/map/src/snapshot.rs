@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use jlb_flow::Partition;
-use jlb_wire::{Epoch, MemberId, Protocol};
+use jlb_wire::{Epoch, MemberId, Protocol, Version};
 
 use crate::{
     Digest, Family, Keys, Maglev, Member, MemberRole, Policy, Prefix, Problems, Service, ServiceId,
@@ -86,6 +86,12 @@ impl Snapshot {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.spec.epoch
+    }
+
+    /// The version of the protocol that the members speak.
+    #[must_use]
+    pub fn protocol(&self) -> Version {
+        self.spec.protocol
     }
 
     /// The list's content in 64 bits.

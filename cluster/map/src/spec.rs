@@ -1,4 +1,4 @@
-use jlb_wire::Epoch;
+use jlb_wire::{Epoch, Version};
 
 use crate::{Keys, Member, Service, Underlay};
 
@@ -18,6 +18,8 @@ pub struct Spec {
     pub generation: u64,
     /// Raised when the set of trackers changes, and only then; from 1.
     pub epoch: Epoch,
+    /// The version of the protocol that the members speak.
+    pub protocol: Version,
     /// The secrets.
     pub keys: Keys,
     /// The members' own network.

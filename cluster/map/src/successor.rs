@@ -119,6 +119,7 @@ pub fn check_successor(
         && new.spec().underlay == old.spec().underlay
         && new.generation() == old.generation()
         && new.epoch() == old.epoch()
+        && new.protocol() == old.protocol()
     {
         return Ok(if old.keys() == new.keys() { Succession::Same } else { Succession::KeysOnly });
     }

@@ -8,6 +8,7 @@ use jlb_config::{ClusterList, Dpdk};
 use jlb_map::{MemberRole, Refusal, Snapshot, Succession};
 use jlb_neighbours::Neighbours;
 use jlb_role::{Metric, MetricKind, MetricSink as _, Samples};
+use jlb_wire::Version;
 use sd_notify::NotifyState;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +36,16 @@ static GENERATION: Metric = Metric {
 static EPOCH: Metric = Metric {
     name: "jlb_membership_epoch",
     help: "Epoch of the set of flow trackers.",
+    kind: MetricKind::Gauge,
+};
+static PROTOCOL: Metric = Metric {
+    name: "jlb_protocol_version",
+    help: "Version of the protocol that the member list in force names.",
+    kind: MetricKind::Gauge,
+};
+static NEWEST_PROTOCOL: Metric = Metric {
+    name: "jlb_protocol_newest_version",
+    help: "Newest version of the protocol that this build speaks.",
     kind: MetricKind::Gauge,
 };
 static RELOADED: Metric = Metric {
@@ -374,6 +385,8 @@ impl<D: Daemon> Control<'_, D> {
         // Far below 2⁵³, beyond which a float is no longer exact.
         samples.value(&GENERATION, &[], self.cluster.generation() as f64);
         samples.value(&EPOCH, &[], self.cluster.epoch().0.into());
+        samples.value(&PROTOCOL, &[], self.cluster.protocol().as_u8().into());
+        samples.value(&NEWEST_PROTOCOL, &[], Version::NEWEST.as_u8().into());
         samples.value(&RELOADED, &[], u8::from(self.reload_worked).into());
         samples.value(&RELOADED_AT, &[], unix_seconds(self.reloaded));
         self.membership.collect(&self.cluster, &mut samples);
@@ -394,6 +407,8 @@ impl<D: Daemon> Control<'_, D> {
             "generation": self.cluster.generation(),
             "epoch": self.cluster.epoch().0,
             "digest": self.cluster.digest().to_string(),
+            "protocol": self.cluster.protocol().as_u8(),
+            "newest_protocol": Version::NEWEST.as_u8(),
             "membership": self.membership.status(&self.cluster),
             "ready": reasons.is_empty(),
             "not_ready": reasons,

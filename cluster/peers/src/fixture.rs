@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jlb_flow::HashKey;
 use jlb_map::{Keys, Member, MemberRole, Service, Snapshot, Spec, Underlay};
 use jlb_role::{FakeBuf, FakeIo, Io as _, Nanos, PacketBuf as _, Reason, Report, WorkerId};
-use jlb_wire::{BootId, Epoch, MacKey, MacKeys, MemberId, Protocol};
+use jlb_wire::{BootId, Epoch, MacKey, MacKeys, MemberId, Protocol, Version};
 
 use crate::{Carried, Envelope, Peers, PeersConfig};
 
@@ -40,6 +40,7 @@ pub(crate) fn spec() -> Spec {
     Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/24".parse().unwrap()],

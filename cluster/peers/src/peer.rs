@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) silent_since: Nanos,
     pub(crate) missed: u32,
     pub(crate) up: bool,
+    /// How often it went down.
+    pub(crate) suspicions: u64,
     /// When it last began to answer again, while it is not yet up for it.
     recovering_since: Option<Nanos>,
     /// When it last came up, and how often it fell in a row without having been up for [`CALM`].
@@ -65,6 +67,7 @@ impl Peer {
             silent_since: now,
             missed: 0,
             up: false,
+            suspicions: 0,
             recovering_since: None,
             up_since: now,
             falls: 0,
@@ -139,6 +142,7 @@ impl Peer {
                     let calm = now.since(self.up_since) >= CALM;
                     self.falls = if calm { 1 } else { self.falls.saturating_add(1) };
                     self.up = false;
+                    self.suspicions += 1;
                 }
             }
         }

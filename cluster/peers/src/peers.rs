@@ -49,6 +49,12 @@ static MEMBER_UP: Metric = Metric {
     kind: MetricKind::Gauge,
 };
 
+static SUSPICIONS: Metric = Metric {
+    name: "jlb_member_suspicions_total",
+    help: "How often a member that had answered Probe was found silent.",
+    kind: MetricKind::Counter,
+};
+
 /// Who we are.
 #[derive(Clone, Copy, Debug)]
 pub struct PeersConfig {
@@ -582,6 +588,8 @@ impl Peers {
             if let Some(peer) = self.peer(member.id) {
                 let up = if peer.up { 1.0 } else { 0.0 };
                 out.value(&MEMBER_UP, &[("member", &member.name)], up);
+                // Far below 2⁵³, beyond which a float is no longer exact.
+                out.value(&SUSPICIONS, &[("member", &member.name)], peer.suspicions as f64);
             }
         }
     }
@@ -661,6 +669,7 @@ impl Peers {
     ) {
         let body = Body {
             kind,
+            version: self.snapshot.protocol(),
             flags,
             epoch: self.snapshot.epoch(),
             sender: self.config.id,

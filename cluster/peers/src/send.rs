@@ -3,7 +3,7 @@ use jlb_map::Snapshot;
 use jlb_role::{Io, PacketBuf, Reason, UnderlayDst};
 use jlb_wire::{
     CONTROL_OPTION_LEN, Control, Encapsulation, FiveTuple, Flags, Incarnation, Kind, Load,
-    MAX_FLOW_HEADERS, MemberId, OVERHEAD_V6, Payload, RejectReason, Tried, VERSION, entropy_port,
+    MAX_FLOW_HEADERS, MemberId, OVERHEAD_V6, Payload, RejectReason, Tried, entropy_port,
     flow_headers,
 };
 
@@ -28,7 +28,7 @@ impl Peers {
     pub fn control(&self, kind: Kind, incarnation: Incarnation) -> Control {
         Control {
             kind,
-            version: VERSION,
+            version: self.snapshot().protocol(),
             hop_budget: jlb_wire::HOP_BUDGET,
             reject_ttl: 0,
             epoch: self.snapshot().epoch(),
@@ -75,7 +75,7 @@ impl Peers {
     ) {
         control.sender = self.me();
         control.receiver = receiver;
-        control.version = VERSION;
+        control.version = self.snapshot().protocol();
         control.epoch = self.snapshot().epoch();
         control.boot = self.own_boot();
         control.sequence = self.next_sequence();

@@ -22,7 +22,7 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::control::wire_enum;
-use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId, VERSION};
+use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId, Version};
 
 /// Payload bytes that a body may have: what fits 1500 bytes with the IPv6 overhead.
 pub const MAX_BODY_PAYLOAD: usize = 1392;
@@ -68,6 +68,8 @@ pub mod body_flags {
 pub struct Body {
     /// What it says.
     pub kind: BodyKind,
+    /// Protocol version.
+    pub version: Version,
     /// See [`body_flags`].
     pub flags: u16,
     /// Epoch of the sender's member list.
@@ -140,9 +142,7 @@ impl Body {
     /// [`BodyError`].
     pub fn parse<'a>(bytes: &'a [u8], keys: &MacKeys) -> Result<(Self, &'a [u8]), BodyError> {
         let (h, rest) = Header::read_from_prefix(bytes).map_err(|_| BodyError::Truncated)?;
-        if h.version != VERSION {
-            return Err(BodyError::Version(h.version));
-        }
+        let version = Version::new(h.version).ok_or(BodyError::Version(h.version))?;
         let length = usize::from(h.length.get());
         let payload = rest.get(..length).ok_or(BodyError::Truncated)?;
         let mac: [u8; 8] = crate::bytes::take(rest, length).ok_or(BodyError::Truncated)?;
@@ -152,6 +152,7 @@ impl Body {
         let id = |id: U16| MemberId::new(id.get()).ok_or(BodyError::Malformed);
         let body = Self {
             kind: BodyKind::from_wire(h.kind).ok_or(BodyError::Kind(h.kind))?,
+            version,
             flags: h.flags.get(),
             epoch: Epoch(h.epoch.get()),
             sender: id(h.sender)?,
@@ -178,7 +179,7 @@ impl Body {
         }
         let header = Header {
             kind: self.kind as u8,
-            version: VERSION,
+            version: self.version.as_u8(),
             flags: self.flags.into(),
             epoch: self.epoch.0.into(),
             sender: self.sender.as_u16().into(),

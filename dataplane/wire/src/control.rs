@@ -30,10 +30,8 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::geneve::{OPTION_CLASS, OPTION_TYPE};
-use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId};
+use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId, Version};
 
-/// The version of the protocol that this build speaks.
-pub const VERSION: u8 = 1;
 /// The option with its 4-byte header.
 pub const CONTROL_OPTION_LEN: usize = 4 + Control::LEN;
 /// A message may be forwarded so often: ingress → head → second → backend is two forwards, and a tracker of a
@@ -246,7 +244,7 @@ pub struct Control {
     /// What it says.
     pub kind: Kind,
     /// Protocol version.
-    pub version: u8,
+    pub version: Version,
     /// Forwards that are left. Not under the MAC.
     pub hop_budget: u8,
     /// Rejects that are left before the flow is exhausted.
@@ -389,7 +387,7 @@ impl Control {
     /// [`ControlError`].
     pub fn parse(option: &[u8], tuple: &FiveTuple, keys: &MacKeys) -> Result<Self, ControlError> {
         let (layout, _) = Layout::read_from_prefix(option).map_err(|_| ControlError::Truncated)?;
-        if layout.version != VERSION {
+        if Version::new(layout.version).is_none() {
             return Err(ControlError::Version(layout.version));
         }
         if !keys.verify(&[&signed_part(&layout), tuple.padded()], layout.mac.get()) {
@@ -441,7 +439,7 @@ impl Control {
         }
         Ok(Self {
             kind: Kind::from_wire(l.kind).ok_or(ControlError::Kind(l.kind))?,
-            version: l.version,
+            version: Version::new(l.version).ok_or(ControlError::Version(l.version))?,
             hop_budget: l.hop_budget,
             reject_ttl: l.reject_ttl,
             epoch: Epoch(l.epoch.get()),
@@ -468,7 +466,7 @@ impl Control {
         let id = |id: Option<MemberId>| U16::new(MemberId::to_wire(id));
         Layout {
             kind: self.kind as u8,
-            version: self.version,
+            version: self.version.as_u8(),
             hop_budget: self.hop_budget,
             reject_ttl: self.reject_ttl,
             epoch: self.epoch.0.into(),

@@ -23,6 +23,7 @@ mod load;
 mod mac;
 mod synth;
 mod tuple;
+mod version;
 
 pub use body::{
     Body, BodyError, BodyKind, MAX_BODY_PAYLOAD, Members, Probe, Refresh, RefreshRecord,
@@ -30,7 +31,7 @@ pub use body::{
 };
 pub use control::{
     Bar, CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,
-    RejectReason, Tried, VERSION, not_mine_proof, proves_over,
+    RejectReason, Tried, not_mine_proof, proves_over,
 };
 pub use geneve::{
     Content, ETHERTYPE_BODY, ETHERTYPE_V4, ETHERTYPE_V6, EmitError, Encapsulation, GENEVE_PORT,
@@ -46,3 +47,4 @@ pub use synth::{
     MAX_FLOW_HEADERS, OPEN_PAYLOAD, OpenCut, flow_headers, mend, transport_checksum_fits,
 };
 pub use tuple::{FiveTuple, MixedFamilies, Protocol};
+pub use version::Version;

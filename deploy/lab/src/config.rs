@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,10 @@ pub struct Jlb {
     pub generation: u64,
     /// Of the set of trackers; a change of that needs a higher one.
     pub epoch: u32,
+    /// `protocol`: the version that the members speak.
+    pub protocol: u8,
+    /// Folder of the daemons that are started from now on; none: of this build.
+    pub programs: Option<PathBuf>,
     /// Hosts that are not in the member list: their daemons are not started. Name them in no service.
     pub absent: Vec<String>,
     /// Backends with `drain = true`.
@@ -57,6 +61,8 @@ impl Default for Jlb {
         Self {
             generation: 1,
             epoch: 1,
+            protocol: 1,
+            programs: None,
             absent: Vec::new(),
             draining: Vec::new(),
             workers: 1,
@@ -125,6 +131,7 @@ pub(crate) fn cluster_toml(config: &LabConfig, jlb: &Jlb, keys: &Path) -> String
         r#"# Written by jlb-lab.
 generation = {}
 epoch = {}
+protocol = {}
 
 [keys]
 hash_key_file = "{}/hash.key"
@@ -137,6 +144,7 @@ mtu = {}
 "#,
         jlb.generation,
         jlb.epoch,
+        jlb.protocol,
         keys.display(),
         keys.display(),
         jlb.mtu

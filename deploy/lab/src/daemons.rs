@@ -76,7 +76,7 @@ pub(crate) fn start(dir: &LabDir, config: &LabConfig, nodes: &[Node]) -> Result<
     let is_member = |node: &&Node| config.jlb.as_ref().is_none_or(|jlb| jlb.has(&node.name()));
     for node in nodes.iter().filter(is_member) {
         let Some((daemon, _)) = daemon_and_role(node.id().kind) else { continue };
-        let program = binary(daemon)?;
+        let program = program(daemon, config)?;
         let own = node.dir()?.join("jlb.toml");
         let cluster = dir.path().join("cluster.toml");
         let arguments = [
@@ -131,6 +131,15 @@ pub(crate) fn wait_seen(
         }
     }
     Ok(true)
+}
+
+/// A daemon: of the build that the lab is told to use.
+fn program(daemon: &str, config: &LabConfig) -> Result<PathBuf, Error> {
+    let Some(dir) = config.jlb.as_ref().and_then(|jlb| jlb.programs.as_ref()) else {
+        return binary(daemon);
+    };
+    let path = dir.join(daemon);
+    if path.is_file() { Ok(path) } else { Err(Error::NoBinary(path)) }
 }
 
 /// A program of this workspace: where `JLB_BIN_DIR` says, else beside this one.

@@ -209,6 +209,14 @@ impl Lab {
         daemons::wait_seen(by, member, up, at_most)
     }
 
+    /// Daemons that are started from now on are those in this folder; none: of this build.
+    pub fn use_programs(&mut self, folder: Option<&Path>) -> Result<(), Error> {
+        let jlb =
+            self.config.jlb.as_mut().ok_or_else(|| Error::NoJlb(self.dir.name().to_owned()))?;
+        jlb.programs = folder.map(Path::to_owned);
+        self.dir.note(&Entry::Ready(self.config.clone()))
+    }
+
     /// Puts a changed member list in force, with a higher generation: writes it, and tells all daemons to read it (SIGHUP);
     /// with etcd, by `jlbctl apply`. They do so soon after this returns: look at their metrics.
     pub fn reload(&mut self, change: impl FnOnce(&mut Jlb)) -> Result<(), Error> {

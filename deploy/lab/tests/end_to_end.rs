@@ -27,6 +27,10 @@ const RELOAD: Duration = Duration::from_millis(600);
 /// Probe of agents is 100 ms × 3. Trackers count no round in which they were descheduled themselves, and ten daemons share
 /// two cores here: so twice that, and the length of a request.
 const SUSPICION: Duration = Duration::from_secs(1);
+/// `dead_after`, 3 s, and until a second member has said the same (Probe 20 ms × 3).
+const DEATH: Duration = Duration::from_millis(3500);
+/// From a client's packet to the RST that says that its backend is dead: the target is 100 ms.
+const TOLD: Duration = Duration::from_millis(500);
 /// A host whose cable was out asks for its gateway's Ethernet address again: not before 1 s after the question that was
 /// lost (`retrans_time_ms` of the kernel), and that one may be lost, too. Then one round of Probe.
 const RETURN: Duration = Duration::from_millis(2500);
@@ -160,6 +164,34 @@ fn without_trackers_established_connections_carry_on_and_new_ones_fail() {
     site.lab.start_daemons(&site.lab.nodes_of(NodeKind::Tracker)).unwrap();
     site.all_succeed(20);
     assert!(ask_again(&mut old).unwrap().contains("backend-"));
+}
+
+#[test]
+fn a_client_of_a_dead_backend_is_told_so_with_its_next_packet() {
+    let site = full("dead");
+    let to = SocketAddr::from((VIP[0], HTTP_PORT));
+    let mut lost = Vec::new();
+    let mut others = Vec::new();
+    // Enough that one backend of four has some: without any, one time in 3 million.
+    for _ in 0..52 {
+        let mut stream = site.connect(to, PATIENCE).unwrap();
+        let of = ask_again(&mut stream).unwrap();
+        if of.contains("backend-3") { lost.push(stream) } else { others.push(stream) }
+    }
+    assert!(!lost.is_empty());
+    fault::inject(&site.lab, &Fault::Unplug(vec!["backend-3".to_owned()])).unwrap();
+    let witnesses = [NodeKind::Tracker, NodeKind::Ingress].map(|kind| site.lab.nodes_of(kind));
+    assert!(site.lab.wait_seen(&witnesses.concat(), "backend-3", false, SUSPICION).unwrap());
+    std::thread::sleep(DEATH);
+    for stream in &mut lost {
+        let begin = Instant::now();
+        let told = ask_again(stream).unwrap_err();
+        assert_eq!(told.kind(), ErrorKind::ConnectionReset);
+        assert!(begin.elapsed() < TOLD, "{:?}", begin.elapsed());
+    }
+    for stream in &mut others {
+        assert!(ask_again(stream).unwrap().contains("backend-"));
+    }
 }
 
 #[test]

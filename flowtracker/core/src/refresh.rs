@@ -150,7 +150,7 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use jlb_wire::{BodyKind, Epoch};
+    use jlb_wire::{BodyKind, Epoch, Version};
 
     use super::*;
 
@@ -162,6 +162,7 @@ mod tests {
         let flags = if batch == batches { body_flags::END } else { body_flags::BATCH };
         let body = Body {
             kind: BodyKind::Refresh,
+            version: Version::OLDEST,
             flags,
             epoch: Epoch(1),
             sender: BACKEND,

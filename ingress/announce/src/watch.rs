@@ -13,8 +13,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep_until, timeout};
 
-use crate::judge::{Judge, Verdict};
+use crate::judge::{BEAT, Judge, Verdict};
 use crate::message::{News, Order};
+use crate::starved::Threads;
 
 /// After the kernel refused a change.
 const RETRY: Duration = Duration::from_millis(100);
@@ -46,10 +47,13 @@ pub fn watch(daemon: UnixStream, table: u32) -> Result<(), WatchError> {
             .map(|kind| signal(kind).map_err(WatchError::Start));
         daemon.set_nonblocking(true).map_err(WatchError::Start)?;
         let daemon = tokio::net::UnixStream::from_std(daemon).map_err(WatchError::Start)?;
+        let pid = daemon.peer_cred().map_err(WatchError::Start)?.pid();
+        let threads = pid.and_then(|pid| u32::try_from(pid).ok()).map(Threads::of);
         let (orders, news) = daemon.into_split();
         let mut watchdog = Watchdog {
             table: Table::open(table)?,
             judge: Judge::new(),
+            threads,
             news,
             told: None,
             retry_at: None,
@@ -76,6 +80,7 @@ fn block_on<T>(future: impl Future<Output = Result<T, WatchError>>) -> Result<T,
 struct Watchdog {
     table: Table,
     judge: Judge,
+    threads: Option<Threads>,
     news: OwnedWriteHalf,
     /// So that each is said once.
     told: Option<News>,
@@ -111,7 +116,10 @@ impl Watchdog {
 
     async fn act(&mut self) {
         let nothing = BTreeSet::new();
-        let (wanted, why) = match self.judge.judge(Instant::now()) {
+        let now = Instant::now();
+        let threads = &mut self.threads;
+        let is_starved = || threads.as_mut().is_some_and(|t| t.are_starved(now, BEAT * 2));
+        let (wanted, why) = match self.judge.judge(now, is_starved) {
             Verdict::Announce(vips) => (vips, News::Announced(vips.len())),
             Verdict::Wait => (&nothing, News::Announced(0)),
             Verdict::Hangs(worker) => (&nothing, News::Hangs(worker)),

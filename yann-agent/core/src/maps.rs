@@ -316,8 +316,10 @@ layout! {
         cpu: u16,
         /// Egress hosts in their array.
         egress_hosts: u16,
-        /// 0.
-        pad: [u8; 2],
+        /// Oldest version of the protocol that is understood.
+        oldest_version: u8,
+        /// Newest one.
+        newest_version: u8,
         /// Live flows of all services that this host wants to have; 0: no limit.
         max_connections: u32,
         /// 0.

@@ -15,7 +15,7 @@ use common::*;
 use jlb_wire::{
     Body, BodyKind, BootId, Content, Control, Epoch, FiveTuple, Flags, Incarnation, Kind,
     MAX_BODY_PAYLOAD, MacKey, MacKeys, MemberId, Outer, Packet, Probe, Refresh, RefreshRecord,
-    RejectReason, body_flags, tcp_flags,
+    RejectReason, Version, body_flags, tcp_flags,
 };
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -232,6 +232,7 @@ impl Site {
         let probe = Probe { generation: 7, digest: 0, heartbeat_age_ms: 0, worker: 1 };
         let answer = Body {
             kind: BodyKind::Probe,
+            version: Version::OLDEST,
             flags: body_flags::ANSWER,
             sender: member,
             receiver: ME,
@@ -306,6 +307,7 @@ impl Site {
             self.sequence += 1;
             let body = Body {
                 kind: BodyKind::Refresh,
+                version: Version::OLDEST,
                 flags: body_flags::PULL,
                 epoch: Epoch(2),
                 sender: HEAD,

@@ -11,7 +11,7 @@ use jlb_map::Admission;
 use jlb_role::{Nanos, Reason};
 use jlb_wire::{
     BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MacKey, MacKeys,
-    Payload, Probe, Protocol, RejectReason, body_flags,
+    Payload, Probe, Protocol, RejectReason, Version, body_flags,
 };
 use jlb_yann::bpffs;
 use jlb_yann::changes::Changes;
@@ -200,7 +200,7 @@ fn rows_of_refusal_in_their_order() {
 #[test]
 fn an_open_that_cannot_be_believed_is_dropped() {
     type Change = fn(&mut Control);
-    let changes: [Change; 19] = [
+    let changes: [Change; 18] = [
         |c| c.epoch = Epoch(3),
         |c| c.receiver = OTHER,
         |c| c.backend = Some(OTHER),
@@ -218,7 +218,6 @@ fn an_open_that_cannot_be_believed_is_dropped() {
         |c| c.sender = HEAD,
         |c| c.sender = INGRESS,
         |c| c.flags = Flags(1 << 9),
-        |c| c.version = 2,
         |c| c.kind = Kind::Query,
     ];
     let mut p = Pair::new(LIMITS);
@@ -240,7 +239,14 @@ fn an_open_that_cannot_be_believed_is_dropped() {
     let open = p.host.open(&tuple, 700);
     let data = segment(&tuple, ACK, 700);
     assert_eq!(p.dropped(&packet_in(outer(SECOND), &open, &tuple, &data)), Some(Reason::Malformed));
-    let bytes = packet(&p.host.open(&tuple, 700), &tuple);
+    // Behind the outer headers (IPv4) and the option's own.
+    let version_at = 36 + 4 + 1;
+    let mut bytes = packet(&p.host.open(&tuple, 700), &tuple);
+    for version in [0, Version::NEWEST.as_u8() + 1] {
+        let spoken = std::mem::replace(&mut bytes[version_at], version);
+        assert_eq!(p.dropped(&bytes), Some(Reason::WrongVersion));
+        bytes[version_at] = spoken;
+    }
     assert!(matches!(p.receive(&bytes), Verdict::Deliver(_)));
     assert_eq!(p.dropped(&bytes), Some(Reason::Replayed));
     let far = Control { sequence: 5000, ..p.host.open(&tuple, 700) };

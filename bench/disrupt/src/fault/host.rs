@@ -1,5 +1,6 @@
 //! No fault at all, faults of the whole site, and those of several hosts together.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jlb_lab::fault::{self, Fault};
@@ -13,6 +14,9 @@ use crate::scene::Scene;
 const HOGS: u8 = 6;
 /// Packets of a thousand that are lost on each backend's cable in each direction, and that come twice to it.
 const PERMILLE: u16 = 50;
+/// Metrics of the protocol's version: the list's, and the newest that a daemon can speak.
+const SPOKEN: &str = "jlb_protocol_version";
+const NEWEST: &str = "jlb_protocol_newest_version";
 /// Between two daemons of a rolling restart.
 const BREATH: Duration = Duration::from_millis(300);
 
@@ -32,10 +36,24 @@ fn daemons(scene: &Scene<'_>) -> Result<Vec<i32>, Error> {
 }
 
 pub(super) fn cpu_hogs(scene: &mut Scene<'_>) -> Result<(), Error> {
+    let before = suspicions(scene)?;
     scene.inject("hogs take the CPU", &Fault::CpuHogs(HOGS))?;
     scene.last(Duration::from_secs(60))?;
+    let wrong = suspicions(scene)? - before;
+    scene.say(&format!("{wrong} members were suspected, all of them wrongly"));
     fault::heal(&scene.site.lab)?;
     scene.settle(SOON)
+}
+
+/// How often a daemon has found another member silent.
+fn suspicions(scene: &Scene<'_>) -> Result<f64, Error> {
+    let mut sum = 0.0;
+    for node in scene.site.lab.nodes() {
+        if node.daemon()?.is_some() {
+            sum += node.metrics()?.sum("jlb_member_suspicions_total", &[]).unwrap_or(0.0);
+        }
+    }
+    Ok(sum)
 }
 
 pub(super) fn config_reload(scene: &mut Scene<'_>) -> Result<(), Error> {
@@ -83,12 +101,56 @@ fn counter(text: &str, name: &str) -> Option<u64> {
 }
 
 pub(super) fn rolling(scene: &mut Scene<'_>) -> Result<(), Error> {
+    let Some(next) = scene.next_build else {
+        restart_all(scene)?;
+        return scene.last(SOON);
+    };
+    let ours = versions(scene, SPOKEN)?;
+    scene.say(&format!("every daemon becomes that of {}", next.display()));
+    scene.site.lab.use_programs(Some(next))?;
+    restart_all(scene)?;
+    let newest = versions(scene, NEWEST)?;
+    scene.check(
+        &format!("all daemons spoke version {ours:?}, and can speak {newest:?} now"),
+        newest.len() == 1 && ours.len() == 1 && ours.first() < newest.first(),
+    );
+    let (Some(&old), Some(&new)) = (ours.first(), newest.first()) else { return Ok(()) };
+    for version in [new, old] {
+        scene.site.lab.reload(|jlb| jlb.protocol = version)?;
+        scene.site.lab.wait_reloaded()?;
+        let spoken = versions(scene, SPOKEN)?;
+        scene.check(
+            &format!("all daemons speak version {version}"),
+            spoken == BTreeSet::from([version]),
+        );
+        scene.last(SOON)?;
+    }
+    scene.say("every daemon becomes that of this build again");
+    scene.site.lab.use_programs(None)?;
+    restart_all(scene)?;
+    let newest = versions(scene, NEWEST)?;
+    scene.check("none speaks the next version any more", newest == BTreeSet::from([old]));
+    scene.last(SOON)
+}
+
+/// Which versions of the protocol all daemons say, in this metric.
+fn versions(scene: &Scene<'_>, metric: &str) -> Result<BTreeSet<u8>, Error> {
+    let mut versions = BTreeSet::new();
+    for node in scene.site.lab.nodes() {
+        if node.daemon()?.is_some() {
+            versions.extend(node.metrics()?.all(metric).map(|(_, version)| version as u8));
+        }
+    }
+    Ok(versions)
+}
+
+fn restart_all(scene: &mut Scene<'_>) -> Result<(), Error> {
     for kind in [NodeKind::Backend, NodeKind::Tracker, NodeKind::Ingress] {
         for name in scene.site.names_of(kind) {
             restart(scene, kind, &name)?;
         }
     }
-    scene.last(SOON)
+    Ok(())
 }
 
 fn restart(scene: &mut Scene<'_>, kind: NodeKind, name: &str) -> Result<(), Error> {

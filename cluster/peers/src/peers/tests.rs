@@ -1,10 +1,26 @@
+use jlb_map::Spec;
 use jlb_role::{FakeBuf, Samples};
+use jlb_wire::Version;
 
 use super::*;
 use crate::fixture::*;
 
 fn pair() -> Net {
     Net::new(vec![Host::new(INGRESS, 0, 100), Host::new(TRACKER, 0, 200)])
+}
+
+/// In the build with the feature `next-version` these are two versions.
+#[test]
+fn hosts_whose_lists_name_different_versions_understand_each_other() {
+    let mut net = pair();
+    let newer = Spec { generation: 2, protocol: Version::NEWEST, ..spec() };
+    net.host(1).peers.update(Snapshot::build(newer).unwrap(), Nanos::ZERO);
+    net.run(30);
+    assert!(net.host(0).peers.alive(TRACKER) && net.host(1).peers.alive(INGRESS));
+    for (to, buf) in &net.tape {
+        let version = if *to == INGRESS { Version::NEWEST } else { Version::OLDEST };
+        assert_eq!(buf.bytes()[36 + 1], version.as_u8());
+    }
 }
 
 #[test]
@@ -231,7 +247,7 @@ fn bodies_of_others_or_for_others_or_forged_are_dropped() {
     assert_eq!(change(&mut ingress, 19, 12), [Reason::NotForUs]);
     assert_eq!(change(&mut ingress, 36 + 11, 12), [Reason::BadMac]);
     assert_eq!(change(&mut ingress, 36, 9), [Reason::BadMac]);
-    assert_eq!(change(&mut ingress, 36 + 1, 2), [Reason::WrongVersion]);
+    assert_eq!(change(&mut ingress, 36 + 1, Version::NEWEST.as_u8() + 1), [Reason::WrongVersion]);
     assert_eq!(change(&mut ingress, 28, 0x40), [Reason::BadGeneve]);
     assert_eq!(ingress.io.sent.len(), 0);
     assert_eq!(

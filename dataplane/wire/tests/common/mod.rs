@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use jlb_wire::{
     Body, BodyKind, BootId, Control, Encapsulation, Epoch, FiveTuple, Flags, Incarnation, Kind,
     Load, LoadReport, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Payload, Probe, Protocol,
-    Refresh, RefreshRecord, RejectReason, ServiceLoad, SoleOwner, Tried, VERSION, body_flags,
+    Refresh, RefreshRecord, RejectReason, ServiceLoad, SoleOwner, Tried, Version, body_flags,
     entropy_port, flow_headers,
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn control(kind: Kind) -> Control {
     assert!(tried.push(id(31)) && tried.push(id(32)));
     Control {
         kind,
-        version: VERSION,
+        version: Version::OLDEST,
         hop_budget: 6,
         reject_ttl: 3,
         epoch: Epoch(7),
@@ -72,6 +72,7 @@ fn body(kind: BodyKind, flags: u16, payload: &[u8]) -> Vec<u8> {
     let id = |n| MemberId::new(n).unwrap();
     let body = Body {
         kind,
+        version: Version::OLDEST,
         flags,
         epoch: Epoch(7),
         sender: id(21),

@@ -6,7 +6,7 @@ use jlb_map::{
     Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, ReturnPath, Service, Spec,
     Underlay,
 };
-use jlb_wire::{Epoch, MacKey, MacKeys, Protocol};
+use jlb_wire::{Epoch, MacKey, MacKeys, Protocol, Version};
 
 use super::*;
 
@@ -30,6 +30,7 @@ fn snapshot(policy: Policy, backends: impl Iterator<Item = Backend>) -> Arc<Snap
     let spec = Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/16".parse().unwrap()],

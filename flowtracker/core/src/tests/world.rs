@@ -16,7 +16,7 @@ use jlb_role::{
 use jlb_wire::{
     BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, LoadReport,
     MAX_BODY_PAYLOAD, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Protocol, Refresh,
-    RefreshRecord, ServiceLoad, body_flags, flow_headers,
+    RefreshRecord, ServiceLoad, Version, body_flags, flow_headers,
 };
 
 use crate::{Tracker, TrackerConfig, TrackerEvent};
@@ -77,6 +77,7 @@ pub(super) fn spec() -> Spec {
     Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/24".parse().unwrap()],

@@ -15,7 +15,7 @@ use jlb_role::{
     WorkerId,
 };
 use jlb_wire::{
-    BootId, Control, Epoch, Flags, Incarnation, Kind, MacKey, MacKeys, MemberId, Protocol,
+    BootId, Control, Epoch, Flags, Incarnation, Kind, MacKey, MacKeys, MemberId, Protocol, Version,
 };
 
 use crate::packets::{Client, well_formed};
@@ -68,6 +68,7 @@ pub(crate) fn spec(prefer: Family) -> Spec {
     Spec {
         generation: 1,
         epoch: Epoch(1),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: KEY, mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],

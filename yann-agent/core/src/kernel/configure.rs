@@ -2,7 +2,7 @@
 
 use jlb_map::{Family, MemberRole, ReturnPath, Snapshot};
 use jlb_role::{Rule, Rules};
-use jlb_wire::{BootId, MemberId};
+use jlb_wire::{BootId, MemberId, Version};
 
 use super::{Kernel, window};
 use crate::maps::{
@@ -84,6 +84,8 @@ fn host(me: MemberId, snapshot: &Snapshot) -> Host {
         digest: snapshot.digest().0,
         id: me.as_u16(),
         port: snapshot.geneve_port(),
+        oldest_version: Version::OLDEST.as_u8(),
+        newest_version: Version::NEWEST.as_u8(),
         ..Host::default()
     };
     let mut set = |flag, on| host.flags |= if on { flag } else { 0 };

@@ -2,7 +2,7 @@
 
 use jlb_map::MemberRole;
 use jlb_role::{Nanos, Reason, Rule, Rules};
-use jlb_wire::{BootId, Control, FiveTuple, Flags, Kind, MemberId, Packet, VERSION};
+use jlb_wire::{BootId, Control, FiveTuple, Flags, Kind, MemberId, Packet, Version};
 
 use super::{Arrived, Kernel, Verdict, mended_class, window};
 use crate::maps::{EventRecord, WindowKey};
@@ -41,7 +41,7 @@ impl<R: Rules> Kernel<R> {
         sockets: &impl Sockets,
     ) -> Result<Verdict, Reason> {
         let (option, inner) = (&arrived.bytes[option..], &arrived.bytes[inner..]);
-        if option[1] != VERSION {
+        if Version::new(option[1]).is_none() {
             return Err(Reason::WrongVersion);
         }
         let kind = Kind::from_wire(option[0]).ok_or(Reason::WrongKind)?;

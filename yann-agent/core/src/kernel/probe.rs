@@ -2,7 +2,7 @@
 
 use jlb_map::MemberRole;
 use jlb_role::{Nanos, Reason, Rules};
-use jlb_wire::{Body, BodyKind, Encapsulation, Epoch, Payload, Probe, VERSION, body_flags};
+use jlb_wire::{Body, BodyKind, Encapsulation, Epoch, Payload, Probe, Version, body_flags};
 
 use super::reply::encapsulated;
 use super::{Arrived, Kernel, Verdict};
@@ -19,7 +19,7 @@ impl<R: Rules> Kernel<R> {
     ) -> Result<Verdict, Reason> {
         let bytes = &arrived.bytes[at..];
         let head: [u8; 4] = bytes.first_chunk().copied().ok_or(Reason::Truncated)?;
-        if head[1] != VERSION {
+        if Version::new(head[1]).is_none() {
             return Err(Reason::WrongVersion);
         }
         let kind = BodyKind::from_wire(head[0]).ok_or(Reason::WrongKind)?;
@@ -71,6 +71,7 @@ impl<R: Rules> Kernel<R> {
         };
         let body = Body {
             kind: BodyKind::Probe,
+            version: asked.version,
             flags: body_flags::ANSWER,
             epoch: Epoch(self.host.epoch),
             sender: self.me,

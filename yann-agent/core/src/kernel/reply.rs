@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use jlb_role::{Reason, Rules};
 use jlb_wire::{
     Control, Encapsulation, Epoch, FiveTuple, Flags, HOP_BUDGET, IpHeader, Kind, Load, MemberId,
-    Payload, Protocol, RejectReason, VERSION, entropy_port,
+    Payload, Protocol, RejectReason, entropy_port,
 };
 
 use super::control::Believed;
@@ -61,7 +61,7 @@ impl<R: Rules> Kernel<R> {
         let flags = asked.flags.0 & Flags::FORCE.with(Flags::CUT).0;
         let control = Control {
             kind: Kind::Reject,
-            version: VERSION,
+            version: asked.version,
             hop_budget: HOP_BUDGET,
             reject_ttl: asked.reject_ttl,
             epoch: Epoch(self.host.epoch),

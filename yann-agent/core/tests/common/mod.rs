@@ -24,7 +24,7 @@ use jlb_role::{AllRules, Nanos, Reason, Rules};
 use jlb_wire::{
     Body, BodyKind, BootId, Control, Encapsulation, Epoch, FiveTuple, Flags, HOP_BUDGET,
     Incarnation, Kind, Load, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Packet, Payload,
-    Probe, Protocol, RejectReason, Tried, VERSION, checksum, flow_headers,
+    Probe, Protocol, RejectReason, Tried, Version, checksum, flow_headers,
 };
 use jlb_yann_core::{
     EventKind, Kernel, KernelEvent, KernelLimits, Listener, Sockets, TcpSocket, Verdict, Word,
@@ -83,6 +83,7 @@ pub fn spec() -> Spec {
     Spec {
         generation: 7,
         epoch: Epoch(2),
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
@@ -201,7 +202,7 @@ impl<R: Rules> Host<R> {
         self.sequence += 1;
         Control {
             kind: Kind::Open,
-            version: VERSION,
+            version: Version::OLDEST,
             hop_budget: HOP_BUDGET,
             reject_ttl: 3,
             epoch: Epoch(2),
@@ -409,6 +410,7 @@ pub fn probe(from: MemberId, flags: u16) -> Vec<u8> {
 pub fn body(from: MemberId, kind: BodyKind, flags: u16, payload: &[u8]) -> Vec<u8> {
     let body = Body {
         kind,
+        version: Version::OLDEST,
         flags,
         epoch: Epoch(2),
         sender: from,

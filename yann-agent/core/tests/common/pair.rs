@@ -3,7 +3,7 @@
 use jlb_role::{AllRules, Burst, FakeBuf, FakeIo, PacketBuf, Reason, Role, UnderlayDst};
 use jlb_wire::{
     Body, BodyKind, Content, Control, Epoch, FiveTuple, Flags, MacKey, MacKeys, MemberId, Outer,
-    Packet, Probe, Refresh, RefreshRecord, body_flags,
+    Packet, Probe, Refresh, RefreshRecord, Version, body_flags,
 };
 use jlb_yann_core::{Agent, AgentConfig, AgentEvent, Word};
 
@@ -59,6 +59,7 @@ impl Pair {
             self.sequence += 1;
             let answer = Body {
                 kind: BodyKind::Probe,
+                version: Version::OLDEST,
                 flags: body_flags::ANSWER,
                 sender: to,
                 receiver: ME,
@@ -117,6 +118,7 @@ impl Pair {
         self.sequence += 1;
         Body {
             kind: BodyKind::Refresh,
+            version: Version::OLDEST,
             flags: body_flags::PULL,
             epoch: Epoch(2),
             sender: from,

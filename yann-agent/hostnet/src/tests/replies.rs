@@ -159,7 +159,8 @@ fn replies_through_an_egress_server_need_no_route_and_no_neighbour() {
         run("ip -6 route del default");
         near.far.run(|| {
             run("ip addr add 198.51.100.9/32 dev lo");
-            run("ip addr add 2001:db8:9::9/128 dev lo");
+            // Else it may not be used until the kernel has got round to finding that nobody else has it.
+            run("ip addr add 2001:db8:9::9/128 dev lo nodad");
             run("ip route replace 192.0.2.0/24 via 10.77.0.1 src 198.51.100.9");
             run("ip route replace 2001:db8:5::/64 via fd77::1 src 2001:db8:9::9");
         });
