@@ -1,4 +1,5 @@
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -47,6 +48,9 @@ pub(crate) struct Arguments {
     /// Of all chance.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write the pictures of docs/load-balancing.md into this folder, and nothing else.
+    #[arg(long, conflicts_with = "policy")]
+    plots: Option<PathBuf>,
     /// Say the results as JSON, one line for each.
     #[arg(long)]
     json: bool,
@@ -99,7 +103,11 @@ impl Arguments {
 }
 
 pub(crate) fn main(arguments: &Arguments) -> ExitCode {
-    match report(arguments) {
+    let done = match &arguments.plots {
+        Some(folder) => crate::hunting_plots::write(folder),
+        None => report(arguments),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "jlb-bench: {error}");

@@ -4,6 +4,7 @@
 mod disrupt;
 mod hotpath;
 mod hunting;
+mod hunting_plots;
 mod model;
 mod sim;
 

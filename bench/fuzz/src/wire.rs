@@ -1,8 +1,8 @@
 use jlb_wire::{
     Body, BodyKind, BootId, CONTROL_OPTION_LEN, Content, Control, Encapsulation, Epoch, FiveTuple,
     Flags, GENEVE_PORT, Incarnation, Kind, Load, LoadReport, MAX_BODY_PAYLOAD, MacKey, MacKeys,
-    MemberId, Outer, Payload, Probe, Refresh, RefreshRecord, RejectReason, SoleOwner, Tried,
-    Version,
+    MemberId, Outer, Payload, Probe, Refresh, RefreshRecord, RejectReason, ServiceLoad, SoleOwner,
+    Tried, Version,
 };
 
 use crate::script::Script;
@@ -64,8 +64,13 @@ fn payloads(bytes: &[u8]) {
         assert_eq!(again, probe);
         assert!(members.iter().eq(silent.into_iter().take(Probe::MAX_SILENT)));
     }
-    if let Some(load) = LoadReport::parse(bytes) {
-        assert_eq!(LoadReport::parse(&load.emit()), Some(load));
+    if let Some((load, services)) = LoadReport::parse(bytes) {
+        let services: Vec<ServiceLoad> = services.iter().collect();
+        let mut out = [0; MAX_BODY_PAYLOAD];
+        let len = load.emit(&services, &mut out);
+        let (again, told) = LoadReport::parse(&out[..len]).expect("what we write we read");
+        assert_eq!(again, load);
+        assert!(told.iter().eq(services.into_iter().take(LoadReport::MAX_SERVICES)));
     }
     if let Some((sole, absent)) = SoleOwner::parse(bytes) {
         let absent: Vec<MemberId> = absent.iter().collect();

@@ -14,12 +14,14 @@
 //! | `server` | processor sharing |
 //! | `law` | how long jobs are |
 //! | `outcome` | the figures |
+//! | `plot` | SVG |
 //!
 //! Times are in virtual seconds; a seed means the same run on every machine.
 #![forbid(unsafe_code)]
 
 mod law;
 mod outcome;
+mod plot;
 mod run;
 mod scenario;
 mod server;
@@ -28,5 +30,6 @@ mod trackers;
 
 pub use law::Law;
 pub use outcome::Outcome;
+pub use plot::{Curve, Plot};
 pub use run::run;
 pub use scenario::{Balancer, Cores, Scenario, SlowDown};

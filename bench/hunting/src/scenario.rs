@@ -136,7 +136,7 @@ impl Scenario {
             job: 0.1,
             trackers: 3,
             hop: Nanos(50_000),
-            report: None,
+            report: Some(jlb_yann_core::LOAD_EVERY),
             reject_ttl: jlb_map::DEFAULT_REJECT_TTL,
             seconds: 1000.0,
             warm_up: 20.0,

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use jlb_flow::{HashKey, Partition};
-use jlb_flowtracker_core::pick::{Ask, Offers, Picked, Picker};
+use jlb_flowtracker_core::pick::{Ask, News, Offers, Picked, Picker};
 use jlb_map::{
     Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, Policy, ReturnPath, Service,
     ServiceId, Snapshot, Spec, Underlay,
@@ -77,7 +77,8 @@ impl Trackers {
         (answers, ended): (bool, bool),
     ) {
         let tracker = &mut self.trackers[tracker];
-        tracker.picker.heard(now, (SERVICE, backend), live, ended);
+        let news = if ended { News::End } else { News::Load };
+        tracker.picker.heard(now, (SERVICE, backend), live, news);
         if answers {
             tracker.offers.remove(backend);
         }

@@ -8,8 +8,8 @@ use jlb_role::{
     Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Report, UnderlayDst, WorkerId,
 };
 use jlb_wire::{
-    Body, BodyKind, BootId, Epoch, MAX_BODY_PAYLOAD, MemberId, Members, Payload, Probe, Refresh,
-    body_flags,
+    Body, BodyKind, BootId, Epoch, LoadReport, MAX_BODY_PAYLOAD, MemberId, Members, Payload, Probe,
+    Refresh, body_flags,
 };
 
 use crate::peer::{Peer, Standing};
@@ -389,7 +389,7 @@ impl Peers {
                 let begins = at + Body::HEADER_LEN;
                 return Ok(Next::Role(body, begins..begins + payload.len()));
             }
-            BodyKind::Load => return Err(Reason::WrongKind),
+            BodyKind::Load => return self.read_load(now, &body, payload, at),
         }
         let (probe, silent) = Probe::parse(payload).ok_or(Reason::Malformed)?;
         if body.flags & body_flags::ANSWER == 0 {
@@ -466,6 +466,31 @@ impl Peers {
         }
         self.accept(now, body.sender, body.boot, body.sequence)?;
         self.messages.received_body(BodyKind::Refresh);
+        let begins = at + Body::HEADER_LEN;
+        Ok(Next::Role(*body, begins..begins + payload.len()))
+    }
+
+    /// A tracker's workers are told one by one.
+    fn read_load(
+        &mut self,
+        now: Nanos,
+        body: &Body,
+        payload: &[u8],
+        at: usize,
+    ) -> Result<Next, Reason> {
+        if self.role != MemberRole::FlowTracker {
+            return Err(Reason::WrongKind);
+        }
+        let (load, _) = LoadReport::parse(payload).ok_or(Reason::Malformed)?;
+        if load.worker != self.config.worker.0 {
+            return if load.worker < self.config.workers {
+                Ok(Next::Other(WorkerId(load.worker)))
+            } else {
+                Err(Reason::Malformed)
+            };
+        }
+        self.accept(now, body.sender, body.boot, body.sequence)?;
+        self.messages.received_body(BodyKind::Load);
         let begins = at + Body::HEADER_LEN;
         Ok(Next::Role(*body, begins..begins + payload.len()))
     }

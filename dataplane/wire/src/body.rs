@@ -22,7 +22,7 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::control::wire_enum;
-use crate::{BootId, Epoch, FiveTuple, Incarnation, Load, MacKeys, MemberId, Version};
+use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId, Version};
 
 /// Payload bytes that a body may have: what fits 1500 bytes with the IPv6 overhead.
 pub const MAX_BODY_PAYLOAD: usize = 1392;
@@ -288,64 +288,6 @@ impl Members<'_> {
     /// Who.
     pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
         self.0.chunks_exact(2).filter_map(|b| MemberId::new(u16::from_be_bytes([b[0], b[1]])))
-    }
-}
-
-/// Payload of a Load: 24 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadReport {
-    /// The backend's counter.
-    pub counter: u64,
-    /// As in control messages, but the live flows are those of all services.
-    pub load: Load,
-    /// Memory in use, 0 ..= 65535 for 0 ..= 1.
-    pub memory: u16,
-    /// Pressure stall share, 0 ..= 65535 for 0 ..= 1.
-    pub pressure: u16,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct LoadLayout {
-    counter: U64,
-    queue: U16,
-    cpu: U16,
-    live: U32,
-    memory: U16,
-    pressure: U16,
-    reserved: U32,
-}
-
-const _: () = assert!(size_of::<LoadLayout>() == LoadReport::LEN);
-
-impl LoadReport {
-    /// Bytes.
-    pub const LEN: usize = 24;
-
-    /// Parses a payload.
-    #[must_use]
-    pub fn parse(payload: &[u8]) -> Option<Self> {
-        let (l, _) = LoadLayout::read_from_prefix(payload).ok()?;
-        Some(Self {
-            counter: l.counter.get(),
-            load: Load { queue: l.queue.get(), cpu: l.cpu.get(), live: l.live.get() },
-            memory: l.memory.get(),
-            pressure: l.pressure.get(),
-        })
-    }
-
-    /// Writes the payload.
-    #[must_use]
-    pub fn emit(&self) -> [u8; Self::LEN] {
-        zerocopy::transmute!(LoadLayout {
-            counter: self.counter.into(),
-            queue: self.load.queue.into(),
-            cpu: self.load.cpu.into(),
-            live: self.load.live.into(),
-            memory: self.memory.into(),
-            pressure: self.pressure.into(),
-            reserved: 0.into(),
-        })
     }
 }
 

@@ -123,6 +123,27 @@ wire_enum! {
     }
 }
 
+impl RejectReason {
+    /// Whether the next flow will most likely be refused for the same reason, however few flows the host has.
+    #[must_use]
+    pub const fn lasts(self) -> bool {
+        match self {
+            Self::NoListener
+            | Self::Refuse
+            | Self::TableFull
+            | Self::AgentDown
+            | Self::Drain
+            | Self::NotServed => true,
+            Self::None
+            | Self::QueueFull
+            | Self::MaxConnections
+            | Self::Cancelled
+            | Self::Exhausted
+            | Self::Busy => false,
+        }
+    }
+}
+
 /// What an ingress passes on of a NotMine: the low 48 bits of the backend's counter under the low 16 of its boot id, so
 /// that the word of another boot does not count.
 #[must_use]

@@ -2,18 +2,18 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use jlb_flow::{FlowHasher, FlowId, Partition, SlabError};
-use jlb_map::{MemberRole, Snapshot};
-use jlb_peers::{Carried, Envelope, Peers, PeersConfig};
+use jlb_map::{MemberRole, ServiceId, Snapshot};
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, ReceivedBody};
 use jlb_role::{
     AllRules, BURST, Burst, Histogram, Io, MetricSink, Nanos, PacketBuf, Reason, Role, Rule, Rules,
     WorkerId,
 };
-use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
+use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, LoadReport, MemberId, ServiceLoad};
 
 use crate::lease::Lease;
 use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
-use crate::pick::Picker;
+use crate::pick::{News, Picker};
 use crate::sole::Sole;
 use crate::sources::Sources;
 use crate::store::Store;
@@ -189,6 +189,11 @@ impl<R: Rules> Tracker<R> {
                     Some(other) if other.body.kind == BodyKind::Epoch => {
                         self.on_epoch(now, other, io);
                     }
+                    Some(other) if other.body.kind == BodyKind::Load => {
+                        if let Err(why) = self.take_load(now, &other) {
+                            io.drop(other.buf, why);
+                        }
+                    }
                     Some(other) => io.drop(other.buf, Reason::WrongKind),
                     None => {}
                 }
@@ -237,16 +242,40 @@ impl<R: Rules> Tracker<R> {
         }
     }
 
+    /// A backend says unasked how busy it is.
+    fn take_load<B: PacketBuf>(
+        &mut self,
+        now: Nanos,
+        received: &ReceivedBody<B>,
+    ) -> Result<(), Reason> {
+        let backend = received.body.sender;
+        if self.snapshot.member(backend).is_none_or(|m| m.role != MemberRole::Backend) {
+            return Err(Reason::NotAMember);
+        }
+        let (report, services) = LoadReport::parse(received.payload()).ok_or(Reason::Malformed)?;
+        // With another list a number means another service; both will have the same one soon.
+        if report.generation == self.snapshot.generation() {
+            for ServiceLoad { service, live } in services.iter() {
+                self.picker.heard(now, (ServiceId(service), backend), live, News::Load);
+            }
+        }
+        Ok(())
+    }
+
     /// Every word of a backend says how busy it is.
     fn hear(&mut self, now: Nanos, control: &Control, tuple: &FiveTuple) {
-        let ended = control.kind == Kind::Close;
-        let told = ended || matches!(control.kind, Kind::Accept | Kind::Reject);
-        if !told || control.backend != Some(control.sender) {
+        let news = match control.kind {
+            Kind::Close => News::End,
+            Kind::Reject if control.reason.lasts() => News::Unwilling,
+            Kind::Accept | Kind::Reject => News::Load,
+            Kind::Open | Kind::Cancel | Kind::Query | Kind::State | Kind::NotMine => return,
+        };
+        if control.backend != Some(control.sender) {
             return;
         }
         let vip = tuple.vip();
         if let Some(service) = self.snapshot.service(vip.ip(), vip.port(), tuple.protocol()) {
-            self.picker.heard(now, (service, control.sender), control.load.live, ended);
+            self.picker.heard(now, (service, control.sender), control.load.live, news);
         }
     }
 

@@ -21,7 +21,7 @@ mod sockets;
 mod word;
 
 pub use agent::{
-    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, Owners, REFRESH_IDLE,
+    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, LOAD_EVERY, Owners, REFRESH_IDLE,
     REFRESH_SESSIONS, SOLE_SILENT, SOLE_WORKERS,
 };
 pub use event::{EventKind, KernelEvent};

@@ -388,7 +388,18 @@ impl Yann {
             self.maps.host.set(0, &host).map_err(MapsError::from)?;
             self.agent.event(now(), AgentEvent::Cpu(cpu), &mut self.out);
         }
+        self.tell_live();
         Ok(())
+    }
+
+    /// Of a service without events the user half knows nothing: it was just started, or has another list.
+    fn tell_live(&mut self) {
+        for (slot, service) in (0..).zip(self.cluster.services()) {
+            if service.backend(self.me).is_some() {
+                let event = AgentEvent::Live { slot, live: self.maps.live_flows(slot) };
+                self.agent.event(now(), event, &mut self.out);
+            }
+        }
     }
 }
 
@@ -514,6 +525,7 @@ impl Daemon for Yann {
         self.host_task = HostTask::Apply;
         self.cluster = Arc::clone(cluster);
         self.agent.event(now(), AgentEvent::Snapshot(Arc::clone(cluster)), &mut self.out);
+        self.tell_live();
         Ok(())
     }
 

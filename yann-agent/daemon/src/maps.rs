@@ -399,6 +399,11 @@ impl Maps {
         Ok(())
     }
 
+    /// Live flows of a service, by slot; 0 when that cannot be read.
+    pub fn live_flows(&self, slot: u16) -> u32 {
+        self.live.get(slot.into()).unwrap_or(0)
+    }
+
     /// From their pins.
     ///
     /// # Errors

@@ -153,7 +153,8 @@ impl DrawnService {
             port: if r.once_in(8) { 6081 } else { 80 + n },
             protocol,
             backends: entries,
-            policy: Policy::Random,
+            // Of a copy: what else a seed means stays the same.
+            policy: r.clone().pick(Policy::ALL),
             reject_ttl,
             on_exhausted,
             return_path: r.pick([ReturnPath::Egress, ReturnPath::Egress, ReturnPath::Direct]),

@@ -51,6 +51,18 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// Why a backend says how busy it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It took a flow or not, or just says so.
+    Load,
+    /// A flow has ended.
+    End,
+    /// It refused a flow, and will refuse the next one ([`jlb_wire::RejectReason::lasts`]). It would else be asked first for
+    /// every flow, since it has none.
+    Unwilling,
+}
+
 /// Who is to be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Picked {
@@ -87,16 +99,16 @@ impl Picker {
         }
     }
 
-    /// A backend says how many live flows a service has there. `ended`: because one of them ended.
+    /// A backend says how many live flows a service has there, and why it says so.
     pub fn heard(
         &mut self,
         now: Nanos,
         (service, backend): (ServiceId, MemberId),
         live: u32,
-        ended: bool,
+        news: News,
     ) {
         if let Some(table) = self.services.get_mut(service.index()) {
-            table.heard(now, backend, live, ended);
+            table.heard(now, backend, live, news);
         }
     }
 

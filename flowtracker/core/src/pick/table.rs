@@ -6,11 +6,16 @@ use jlb_peers::Random;
 use jlb_role::Nanos;
 use jlb_wire::{Bar, MemberId};
 
+use super::News;
 use super::offers::Offers;
 use super::pace::Pace;
 
 /// What a backend said longer ago than this is not known any more: ten times as long as agents are silent at most.
 const FRESH: Nanos = Nanos::from_secs(1);
+/// How long a backend that is unwilling comes last; then a flow finds out whether it still is.
+const SHUN: Nanos = Nanos::from_millis(200);
+/// What that adds to its score: more than the load of any other can be.
+const SHUNNED: f64 = 1e10;
 /// Draws by weight before all are looked at: with half of the backends out of question, one flow in 65,536 needs it.
 const DRAWS: usize = 16;
 
@@ -39,6 +44,8 @@ struct Known {
     slowness: f64,
     /// What the others' turns have earned it.
     credit: i64,
+    /// Until then those who look at load ask everybody else first.
+    shunned_until: Nanos,
 }
 
 impl Table {
@@ -78,14 +85,18 @@ impl Table {
         self.backends[at].member
     }
 
-    pub(super) fn heard(&mut self, now: Nanos, member: MemberId, live: u32, ended: bool) {
+    pub(super) fn heard(&mut self, now: Nanos, member: MemberId, live: u32, news: News) {
         let Some(at) = self.position(member) else { return };
         let known = &mut self.backends[at];
         let spent = known.pace.pass(now, known.live);
         self.pace.add(now, spent);
-        if ended {
-            self.pace.end();
-            known.pace.end();
+        match news {
+            News::Load => {}
+            News::End => {
+                self.pace.end();
+                known.pace.end();
+            }
+            News::Unwilling => known.shunned_until = now + SHUN,
         }
         (known.live, known.heard) = (live, Some(now));
         known.slowness = known.pace.slowness(&self.pace);
@@ -219,7 +230,7 @@ impl Table {
         } else {
             **average * f64::from(known.weight)
         };
-        known.score(live + offered)
+        known.score(live + offered) + if now < known.shunned_until { SHUNNED } else { 0.0 }
     }
 
     /// Live flows for each unit of weight, of those of whom something is known.
@@ -243,6 +254,7 @@ impl Known {
             pace: Pace::default(),
             slowness: 1.0,
             credit: 0,
+            shunned_until: Nanos::ZERO,
         }
     }
 

@@ -6,7 +6,7 @@ use jlb_map::{
     Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, ReturnPath, Service, Spec,
     Underlay,
 };
-use jlb_wire::{Epoch, MacKey, MacKeys, Protocol};
+use jlb_wire::{Epoch, MacKey, MacKeys, Protocol, Version};
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn snapshot(policy: Policy, backends: impl Iterator<Item = Backend>) -> Arc<Snap
     let spec = Spec {
         generation: 1,
         epoch: Epoch(1),
-        protocol: jlb_wire::Version::OLDEST,
+        protocol: Version::OLDEST,
         keys: Keys { hash_key: HashKey([1; 16]), mac_keys: MacKeys::single(MacKey([2; 16])) },
         underlay: Underlay {
             prefixes: vec!["10.0.0.0/16".parse().unwrap()],
@@ -103,13 +103,18 @@ impl World {
     fn tell(&mut self, backend: MemberId, more: i32) {
         let live = self.live.get_mut(&backend).unwrap();
         *live = live.checked_add_signed(more).unwrap();
-        self.picker.heard(self.now, (WEB, backend), *live, more < 0);
+        self.picker.heard(
+            self.now,
+            (WEB, backend),
+            *live,
+            if more < 0 { News::End } else { News::Load },
+        );
     }
 
     fn have(&mut self, live: &[(u16, u32)]) {
         for &(n, live) in live {
             self.live.insert(id(n), live);
-            self.picker.heard(self.now, (WEB, id(n)), live, false);
+            self.picker.heard(self.now, (WEB, id(n)), live, News::Load);
         }
     }
 }
@@ -327,4 +332,26 @@ fn what_is_known_stays_when_the_list_changes() {
     w.picker.update(&w.snapshot, &new);
     let load = |n| w.picker.load(w.now, (WEB, id(n)), &w.offers);
     assert_eq!([1, 2, 3, 4].map(load), [Some(10), None, Some(7), None]);
+}
+
+#[test]
+fn who_is_unwilling_comes_last_for_a_while() {
+    for policy in [Policy::LeastConnections, Policy::PowerOfTwo] {
+        let mut w = World::new(snapshot(policy, (1..=3).map(|n| Backend::new(id(n)))));
+        w.have(&[(1, 0), (2, 700), (3, 800)]);
+        w.picker.heard(w.now, (WEB, id(1)), 0, News::Unwilling);
+        for _ in 0..50 {
+            w.flows += 1;
+            let Picked { backend, bar } = w.ask(&[], |_| true).unwrap();
+            assert_ne!(backend, id(1));
+            assert!(backend == id(2) || bar > Bar(1_000_000), "only an unwilling one is worse");
+        }
+        assert_eq!(w.ask(&[id(2), id(3)], |_| true).unwrap().backend, id(1));
+        w.now = w.now + Nanos::from_millis(200);
+        w.have(&[(1, 0)]);
+        assert!((0..50).any(|n| {
+            w.flows = n;
+            w.ask(&[], |_| true).unwrap().backend == id(1)
+        }));
+    }
 }

@@ -141,3 +141,25 @@ fn a_second_passes_the_heads_bar_on() {
         assert_eq!((asked.to, asked.control.load.live), (BACKENDS[0], bar));
     }
 }
+
+#[test]
+fn what_backends_say_unasked_counts_if_it_is_for_this_worker_and_of_this_list() {
+    let mut list = spec();
+    list.services[0].policy = jlb_map::Policy::LeastConnections;
+    let mut w = World::with(config(T1), list, None);
+    for (n, live) in [9, 3, 7, 5].into_iter().enumerate() {
+        w.load_by(BACKENDS[n], live, (1, 0));
+    }
+    // By another list the first service is another one.
+    w.load_by(BACKENDS[0], 0, (2, 0));
+    assert_eq!(w.drops(), []);
+    // We have one worker.
+    w.load_by(BACKENDS[0], 0, (1, 1));
+    w.refused(Reason::Malformed);
+    // Of no other member.
+    w.load_by(T2, 0, (1, 0));
+    w.refused(Reason::NotAMember);
+    w.open(&Flow::new(RESET, 0));
+    let control = w.one().control;
+    assert_eq!((control.backend, control.load.live), (Some(BACKENDS[1]), 6));
+}

@@ -14,9 +14,9 @@ use jlb_role::{
     UnderlayDst, Without, WorkerId,
 };
 use jlb_wire::{
-    Body, BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_BODY_PAYLOAD,
-    MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Probe, Protocol, Refresh, RefreshRecord,
-    SoleOwner, Version, body_flags, flow_headers,
+    Body, BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, LoadReport,
+    MAX_BODY_PAYLOAD, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Probe, Protocol, Refresh,
+    RefreshRecord, ServiceLoad, SoleOwner, Version, body_flags, flow_headers,
 };
 
 use crate::{Tracker, TrackerConfig, TrackerEvent};
@@ -580,6 +580,17 @@ impl World {
         let len = refresh.emit(&[flow.record(true, 5)], &mut payload);
         let words = (BodyKind::Refresh, body_flags::BATCH, 7);
         puppet.peers.send_body(me, words, &payload[..len], &mut puppet.io);
+        self.bring(from);
+    }
+
+    /// A backend says unasked how many flows the first service has there, by its list of that generation.
+    pub(super) fn load_by(&mut self, from: MemberId, live: u32, (generation, worker): (u64, u8)) {
+        let me = self.me();
+        let puppet = self.puppets.get_mut(&from).unwrap();
+        let report = LoadReport { generation, live, cpu: 0, worker };
+        let mut payload = [0; MAX_BODY_PAYLOAD];
+        let len = report.emit(&[ServiceLoad { service: 0, live }], &mut payload);
+        puppet.peers.send_body(me, (BodyKind::Load, 0, 0), &payload[..len], &mut puppet.io);
         self.bring(from);
     }
 

@@ -1,28 +1,30 @@
 //! The user half: says what the kernel half decided.
 
 mod closes;
+mod loads;
 mod refresh;
 mod sole;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jlb_flow::FlowHasher;
-use jlb_map::Snapshot;
-use jlb_peers::{Carried, Envelope, Peers, PeersConfig, buffer_with};
+use jlb_map::{MemberRole, Snapshot};
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, ReceivedBody, buffer_with};
 use jlb_role::{
     AllRules, Burst, Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Role, Rules,
     WorkerId,
 };
 use jlb_wire::{
     BodyKind, BootId, FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId,
-    RefreshRecord, flow_headers,
+    Refresh, RefreshRecord, flow_headers,
 };
 
 use crate::maps::Standing;
 use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
 pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
 use closes::{Closes, Due, Target};
+pub use loads::LOAD_EVERY;
+use loads::Loads;
 use refresh::{Flows, Sessions};
 pub use refresh::{REFRESH_IDLE, REFRESH_SESSIONS};
 use sole::Sole;
@@ -46,6 +48,8 @@ static NOT_MINE: Metric = Metric {
     help: "Packets of flows that are not here, of which the ingress was told.",
     kind: MetricKind::Counter,
 };
+static LOADS: Metric =
+    Metric { name: "jlb_loads_total", help: "Loads told to trackers.", kind: MetricKind::Counter };
 static CLOSES: Metric = Metric {
     name: "jlb_closes_remembered",
     help: "Closes that are under way or were lately.",
@@ -72,6 +76,13 @@ pub enum AgentEvent {
     Snapshot(Arc<Snapshot>),
     /// The host's CPU load, 0 ..= 65535 for 0 ..= 1.
     Cpu(u16),
+    /// How many live flows a service has, by its slot: for services of which no event has told yet.
+    Live {
+        /// Of the service.
+        slot: u16,
+        /// Its flows.
+        live: u32,
+    },
     /// What a [`jlb_role::Report::Collect`] ordered. One collection may answer many of these reports, if it was begun after
     /// the last of them: the kernel half held the boots that they name for current, as long as it takes until no program
     /// that read another one is still at work, before anything was read.
@@ -100,9 +111,7 @@ pub struct Agent<R: Rules = AllRules> {
     closes: Closes,
     sessions: Sessions,
     sole: Sole,
-    cpu: u16,
-    /// Live flows of a service, by slot, as the kernel half said last. At most one for each service.
-    live: BTreeMap<u16, u32>,
+    loads: Loads,
     unrepeated: u64,
     not_mine: u64,
     // Nothing that a canary switches off is in this half.
@@ -136,8 +145,7 @@ impl<R: Rules> Agent<R> {
             closes: Closes::new(config.close_capacity),
             sessions: Sessions::default(),
             sole: Sole::default(),
-            cpu: 0,
-            live: BTreeMap::new(),
+            loads: Loads::default(),
             unrepeated: 0,
             not_mine: 0,
             _rules: core::marker::PhantomData,
@@ -190,6 +198,9 @@ impl<R: Rules> Agent<R> {
                     if received.body.kind == BodyKind::Epoch {
                         self.sole.receive(now, received, from, &mut self.peers, io);
                     } else {
+                        if let Some(worker) = puller(&received, from) {
+                            self.loads.listens(received.body.sender, worker);
+                        }
                         let ends = (&mut self.peers, &mut self.sole);
                         self.sessions.receive(now, received, from, ends, io);
                     }
@@ -238,7 +249,7 @@ impl<R: Rules> Agent<R> {
             return;
         };
         if e.kind.has_load() {
-            self.live.insert(e.service, e.live);
+            self.loads.set(e.service, e.live);
         }
         match e.kind {
             EventKind::SynAckSeen | EventKind::UdpAdmitted | EventKind::RepeatAccept => {
@@ -271,7 +282,7 @@ impl<R: Rules> Agent<R> {
         accept.backend = Some(self.peers.me());
         accept.cookie = e.cookie;
         accept.flags = Flags::default().set(Flags::FORCE, e.force);
-        accept.load = Load { queue: e.queue, cpu: self.cpu, live: e.live };
+        accept.load = Load { queue: e.queue, cpu: self.loads.cpu, live: e.live };
         accept.word_a = e.counter;
         let mut headers = [0; MAX_FLOW_HEADERS];
         let len = flow_headers(tuple, e.incarnation, &mut headers);
@@ -362,8 +373,8 @@ impl<R: Rules> Agent<R> {
         let vip = tuple.vip();
         let service = self.peers.snapshot().service(vip.ip(), vip.port(), tuple.protocol());
         // Slots are the services' numbers.
-        let live = service.and_then(|id| self.live.get(&id.0)).copied().unwrap_or(0);
-        Load { queue: 0, cpu: self.cpu, live }
+        let live = service.and_then(|id| self.loads.of(id.0)).unwrap_or(0);
+        Load { queue: 0, cpu: self.loads.cpu, live }
     }
 
     fn send_close<B: PacketBuf>(
@@ -381,6 +392,13 @@ impl<R: Rules> Agent<R> {
         // With no buffer the repetition comes.
         self.peers.send_headers(to, close, (&tuple, &flow), io);
     }
+}
+
+/// The worker of a tracker that pulls with this.
+fn puller<B: PacketBuf>(received: &ReceivedBody<B>, from: MemberRole) -> Option<u8> {
+    let pulls = received.body.kind == BodyKind::Refresh && from == MemberRole::FlowTracker;
+    let (refresh, _) = pulls.then(|| Refresh::parse(received.payload()))??;
+    Some(refresh.worker)
 }
 
 impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
@@ -402,11 +420,12 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
                     self.sole.clear(self.peers.snapshot(), io);
                 }
                 self.hasher = FlowHasher::new(snapshot.keys().hash_key);
-                self.live.clear();
+                self.loads.renumber(&snapshot);
                 self.peers.update(snapshot, now);
                 self.mind_owners(now, io);
             }
-            AgentEvent::Cpu(cpu) => self.cpu = cpu,
+            AgentEvent::Cpu(cpu) => self.loads.cpu = cpu,
+            AgentEvent::Live { slot, live } => self.loads.set(slot, live),
             AgentEvent::Flows { tracker, nonce, counter, records } => {
                 let flows = Flows { tracker, nonce, counter, records };
                 self.sessions.collected(now, &flows);
@@ -422,12 +441,17 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         self.send_due(now, io);
         self.mind_owners(now, io);
         self.sessions.tick(now, self.peers.snapshot(), &self.hasher);
+        self.loads.tell(now, &mut self.peers, io);
     }
 
     fn next_deadline(&self) -> Option<Nanos> {
-        let own = self.closes.next_deadline().into_iter().chain(self.sessions.next_deadline());
-        let own = own.chain(self.sole.next_deadline(&self.peers));
-        self.peers.next_deadline().into_iter().chain(own).min()
+        let own = [
+            self.closes.next_deadline(),
+            self.sessions.next_deadline(),
+            self.loads.next_deadline(),
+            self.sole.next_deadline(&self.peers),
+        ];
+        self.peers.next_deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
     fn collect(&self, out: &mut dyn MetricSink) {
@@ -438,6 +462,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         out.value(&UNACKNOWLEDGED, &[], self.closes.unacknowledged() as f64);
         out.value(&CLOSES, &[], self.closes.len() as f64);
         out.value(&NOT_MINE, &[], self.not_mine as f64);
+        out.value(&LOADS, &[], self.loads.sent as f64);
         self.sessions.collect(out);
         self.sole.collect(out);
     }
