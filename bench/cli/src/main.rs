@@ -35,6 +35,8 @@ enum Command {
     DisruptServer(disrupt::ServerArguments),
     /// Measure what a packet costs at the ingress, without a network card.
     Hotpath(hotpath::Arguments),
+    /// Measure what a backend's reply costs at the egress, without a network card.
+    Egress(hotpath::EgressArguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
             Command::Hotpath(arguments) => hotpath::main(&arguments),
+            Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {
