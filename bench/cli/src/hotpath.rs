@@ -35,29 +35,54 @@ enum Packet {
     Syn,
 }
 
-pub(crate) fn main(arguments: &Arguments) -> ExitCode {
-    match measure(arguments) {
+#[derive(Debug, Args)]
+pub(crate) struct EgressArguments {
+    /// IPv6, inside and outside.
+    #[arg(long)]
+    v6: bool,
+    /// Rounds of 16384 packets; the best and the median are told.
+    #[arg(long, default_value_t = 100)]
+    rounds: u32,
+    /// Say the results as JSON, in one last line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Clients that the replies go to.
+const CLIENTS: u32 = 1_000_000;
+
+pub(crate) fn main(a: &Arguments) -> ExitCode {
+    let what = match a.packet {
+        Packet::Data => What::Data,
+        Packet::Syn => What::Syn,
+    };
+    let options =
+        Hotpath { flows: a.flows, v6: a.v6, what, workers: a.workers, rounds: a.rounds.max(1) };
+    measure("hotpath", &options, a.json)
+}
+
+pub(crate) fn egress(a: &EgressArguments) -> ExitCode {
+    let what = What::Egress;
+    let options = Hotpath { flows: CLIENTS, v6: a.v6, what, workers: 1, rounds: a.rounds.max(1) };
+    measure("egress", &options, a.json)
+}
+
+fn measure(bench: &str, options: &Hotpath, in_json: bool) -> ExitCode {
+    let told = run(options).map_err(|e| e.to_string()).and_then(|figures| {
+        let mut out = io::stdout().lock();
+        let mut told = tell(&figures, &mut out);
+        if in_json {
+            told = told.and_then(|()| writeln!(out, "{}", as_json(bench, &figures, options)));
+        }
+        told.map_err(|e| e.to_string())
+    });
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "jlb-bench: {error}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn measure(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let what = match arguments.packet {
-        Packet::Data => What::Data,
-        Packet::Syn => What::Syn,
-    };
-    let Arguments { flows, v6, workers, rounds, .. } = *arguments;
-    let f = run(&Hotpath { flows, v6, what, workers, rounds: rounds.max(1) })?;
-    let mut out = io::stdout().lock();
-    tell(&f, &mut out)?;
-    if arguments.json {
-        writeln!(out, "{}", as_json(&f, arguments))?;
-    }
-    Ok(())
 }
 
 fn tell(f: &Figures, out: &mut impl io::Write) -> io::Result<()> {
@@ -68,11 +93,13 @@ fn tell(f: &Figures, out: &mut impl io::Write) -> io::Result<()> {
         "packet buffers in {}; transparent huge pages: {}; {} build",
         m.packet_memory, m.transparent_huge_pages, m.build
     )?;
-    writeln!(
-        out,
-        "{} flows in tables for {}; opened in {:.0} ns each, members included",
-        f.flows, f.capacity, f.open_ns
-    )?;
+    if f.flows > 0 {
+        writeln!(
+            out,
+            "{} flows in tables for {}; opened in {:.0} ns each, members included",
+            f.flows, f.capacity, f.open_ns
+        )?;
+    }
     writeln!(
         out,
         "{:.1} ns per packet (best round; median {:.1}), without {:.1} ns of the bench itself",
@@ -91,14 +118,14 @@ fn tell(f: &Figures, out: &mut impl io::Write) -> io::Result<()> {
     Ok(())
 }
 
-fn as_json(f: &Figures, arguments: &Arguments) -> serde_json::Value {
+fn as_json(bench: &str, f: &Figures, options: &Hotpath) -> serde_json::Value {
     json!({
-        "bench": "hotpath",
-        "packet": format!("{:?}", arguments.packet).to_lowercase(),
-        "v6": arguments.v6,
+        "bench": bench,
+        "packet": format!("{:?}", options.what).to_lowercase(),
+        "v6": options.v6,
         "flows": f.flows,
         "capacity": f.capacity,
-        "workers": arguments.workers,
+        "workers": options.workers,
         "ns_per_packet": f.best_ns,
         "median_ns_per_packet": f.median_ns,
         "harness_ns_per_packet": f.harness_ns,

@@ -39,6 +39,8 @@ enum Command {
     Hunting(hunting::Arguments),
     /// Measure what a packet costs at the ingress, without a network card.
     Hotpath(hotpath::Arguments),
+    /// Measure what a backend's reply costs at the egress, without a network card.
+    Egress(hotpath::EgressArguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
             Command::Hunting(arguments) => hunting::main(&arguments),
             Command::Hotpath(arguments) => hotpath::main(&arguments),
+            Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

@@ -72,6 +72,17 @@ pub(crate) fn open(geneve: &[u8], inner: &[u8]) -> Result<(), String> {
     same("inner packet", rest, inner)
 }
 
+/// A packet as it was, in a frame to these ends: a reply out of its capsule.
+pub(crate) fn bare(
+    frame: &[u8],
+    (to, from): ([u8; 6], [u8; 6]),
+    packet: &[u8],
+    v6: bool,
+) -> Result<(), String> {
+    let ether_type: [u8; 2] = if v6 { [0x86, 0xdd] } else { [0x08, 0] };
+    same("frame", frame, &[&to[..], &from, &ether_type, packet].concat())
+}
+
 fn same<T: Copy + PartialEq + core::fmt::Debug>(
     what: &str,
     got: T,

@@ -66,7 +66,7 @@ pub struct Figures {
 /// [`SpeedError`], also when a packet comes out wrong.
 pub fn run(options: &Hotpath) -> Result<Figures, SpeedError> {
     let new = match options.what {
-        What::Data => 0,
+        What::Data | What::Egress => 0,
         What::Syn => Rig::new_flows(options.rounds),
     };
     let total = u64::from(options.flows) + u64::from(options.workers) * u64::from(new);

@@ -73,7 +73,7 @@ impl What {
     /// of it), and for a SYN as many and the option's two of its Open: 3 and 4 MiB, more than an L2 cache of 2 MiB.
     pub(crate) const fn round(self) -> usize {
         match self {
-            Self::Data => MOST,
+            Self::Data | Self::Egress => MOST,
             Self::Syn => MOST / 2,
         }
     }
@@ -81,7 +81,7 @@ impl What {
     /// Packets that are measured in one go: SYNs are answered before they time out.
     const fn part(self) -> usize {
         match self {
-            Self::Data => MOST,
+            Self::Data | Self::Egress => MOST,
             Self::Syn => 1024,
         }
     }
@@ -138,7 +138,9 @@ impl Rig {
             measured: Measured { capacity, harness_ns, ..Measured::default() },
         };
         rig.acquaint()?;
-        rig.open_flows()?;
+        if options.what != What::Egress {
+            rig.open_flows()?;
+        }
         let grown = resident().saturating_sub(before);
         rig.measured.bytes_per_flow = grown as f64 / rig.flows.len() as f64;
         // Not before, since it is the bench's.
@@ -196,12 +198,18 @@ impl Rig {
         for burst in &mut self.bursts {
             for _ in 0..BURST {
                 let n = match self.what {
-                    What::Data => self.flows[self.draw.below(self.flows.len() as u32) as usize],
+                    What::Data | What::Egress => {
+                        self.flows[self.draw.below(self.flows.len() as u32) as usize]
+                    }
                     What::Syn => self.fresh.next().unwrap_or_default(),
                 };
                 let mut bytes = [0; LONGEST];
-                let opens = self.what == What::Syn;
-                let len = self.traffic.write(n, opens, (self.mac.0, US), &mut bytes);
+                let (ends, snapshot) = ((self.mac.0, US), self.members.snapshot());
+                let len = match self.what {
+                    What::Egress => self.traffic.write_reply(n, snapshot, ends, &mut bytes),
+                    What::Data => self.traffic.write(n, false, ends, &mut bytes),
+                    What::Syn => self.traffic.write(n, true, ends, &mut bytes),
+                };
                 let frame = self.cable.frame(&bytes[..len]).ok_or(SpeedError::NoBuffer)?;
                 burst.push(frame);
                 self.numbers.push(n);
@@ -235,7 +243,8 @@ impl Rig {
             let plain = outer.is_ok_and(|o| matches!(o.content, Content::Plain { .. }));
             let measured = match self.what {
                 What::Data if plain => true,
-                What::Data => {
+                What::Egress if frame.bytes().starts_with(&site::GATEWAY.0) => true,
+                What::Data | What::Egress => {
                     self.answer(now, ip)?;
                     false
                 }
@@ -280,13 +289,20 @@ impl Rig {
     /// Whether the frame is what must come of that packet of the round.
     fn check(&self, packet: usize, frame: &[u8]) -> Result<(), SpeedError> {
         let n = self.numbers.get(packet).copied().unwrap_or_default();
+        if self.what == What::Egress {
+            let mut inner = [0; LONGEST];
+            let len = self.traffic.reply(n, &mut inner);
+            let ends = (site::GATEWAY.0, self.mac.0);
+            return check::bare(frame, ends, &inner[..len], self.traffic.v6)
+                .map_err(|what| SpeedError::Wrong { packet, what });
+        }
         let tuple: FiveTuple = self.traffic.tuple(n);
         let mut bytes = [0; LONGEST];
         let opens = self.what == What::Syn;
         self.traffic.write(n, opens, ([0; 6], [0; 6]), &mut bytes);
         let inner = &bytes[ETHERNET..][..self.traffic.length(n)];
         let to = match self.what {
-            What::Data => Some(site::backend_of(n)),
+            What::Data | What::Egress => Some(site::backend_of(n)),
             What::Syn => self.members.head(&tuple),
         };
         let checked = to.ok_or_else(|| "a flow without trackers".to_owned()).and_then(|to| {
@@ -298,7 +314,7 @@ impl Rig {
             };
             let geneve = check::outer(frame, &expected)?;
             match self.what {
-                What::Data => check::data(geneve, inner, &tuple),
+                What::Data | What::Egress => check::data(geneve, inner, &tuple),
                 // The option with its MAC was read by the tracker.
                 What::Syn => check::open(geneve, inner),
             }
@@ -400,7 +416,7 @@ fn own_flows(
     };
     let old: Vec<u32> = (0..options.flows).filter(mine).collect();
     let wanted = match options.what {
-        What::Data => 0,
+        What::Data | What::Egress => 0,
         What::Syn => Rig::new_flows(options.rounds) as usize,
     };
     let numbers =

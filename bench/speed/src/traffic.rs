@@ -2,7 +2,11 @@
 
 use core::net::IpAddr;
 
-use jlb_wire::{FiveTuple, Protocol, checksum, tcp_flags};
+use jlb_map::Snapshot;
+use jlb_wire::{
+    Encapsulation, FiveTuple, GENEVE_PORT, OVERHEAD_V4, OVERHEAD_V6, Payload, Protocol, checksum,
+    tcp_flags,
+};
 
 use crate::site;
 
@@ -13,8 +17,8 @@ pub(crate) const MOST_FLOWS: u32 = 1 << 28;
 /// As a 64-byte frame has it: 60 bytes and the frame's checksum.
 const SMALLEST_FRAME: usize = 60;
 pub(crate) const ETHERNET: usize = 14;
-/// Bytes of the longest frame here: Ethernet, IPv6, TCP.
-pub(crate) const LONGEST: usize = ETHERNET + 40 + 20;
+/// Bytes of the longest frame here: Ethernet, the capsule, IPv6, TCP.
+pub(crate) const LONGEST: usize = ETHERNET + OVERHEAD_V6 + 40 + 20;
 
 /// Which packets are measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub enum What {
     Data,
     /// SYNs of new flows, TCP only, while the others are established.
     Syn,
+    /// Encapsulated replies of backends, on their way to clients. No flow need be known for them.
+    Egress,
 }
 
 /// The flows, by number.
@@ -59,6 +65,41 @@ impl Traffic {
         let port = u32::from(u16::from_be_bytes([bytes[ports], bytes[ports + 1]]));
         let service = u32::from(tuple.vip().port() - site::port(0));
         (address * PORTS + (port - 1024) / 977) * site::SERVICES + service
+    }
+
+    /// Writes a backend's reply in its capsule, as a frame. Gives its length.
+    pub(crate) fn write_reply(
+        self,
+        n: u32,
+        snapshot: &Snapshot,
+        (to, from): ([u8; 6], [u8; 6]),
+        out: &mut [u8; LONGEST],
+    ) -> usize {
+        let overhead = if self.v6 { OVERHEAD_V6 } else { OVERHEAD_V4 };
+        out[..6].copy_from_slice(&to);
+        out[6..12].copy_from_slice(&from);
+        out[12..14].copy_from_slice(if self.v6 { &[0x86, 0xdd] } else { &[0x08, 0] });
+        let len = self.reply(n, &mut out[ETHERNET + overhead..]);
+        // All members have both addresses, and all lengths fit.
+        if let Some((src, dst)) = snapshot.underlay_pair(site::backend_of(n), site::ingress()) {
+            let capsule = Encapsulation {
+                src,
+                dst,
+                source_port: 0xc000 | n as u16,
+                port: GENEVE_PORT,
+                traffic_class: 0,
+            };
+            let header = &mut out[ETHERNET..ETHERNET + overhead];
+            let _ = capsule.emit(Payload::Plain { v6: self.v6 }, len, header);
+        }
+        ETHERNET + overhead + len
+    }
+
+    /// Writes a server's packet to the client of a flow, from its IP header on. Gives its length.
+    pub(crate) fn reply(self, n: u32, out: &mut [u8]) -> usize {
+        let tuple = self.tuple(n);
+        let back = FiveTuple::new(tuple.vip(), tuple.client(), tuple.protocol()).unwrap_or(tuple);
+        if self.v6 { v6(&back, n, tcp_flags::ACK, out) } else { v4(&back, n, tcp_flags::ACK, out) }
     }
 
     /// Bytes of a flow's packets.

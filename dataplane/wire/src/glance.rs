@@ -7,7 +7,7 @@ use crate::{FiveTuple, Packet, Protocol};
 ///
 /// [`Glance::at`] takes what [`Packet::parse`] takes and reads the same from it, or gives `None`:
 /// then that is to say what the packet is. The other way round is not so: what is unusual may be right all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Glance {
     /// The canonical bytes of the tuple, as 64-bit words in little-endian order: 2 of IPv4, 5 of IPv6.
     words: [u64; 5],
@@ -27,10 +27,18 @@ impl Glance {
     #[must_use]
     #[inline]
     pub fn at(bytes: &[u8]) -> Option<Self> {
-        match bytes.first()? {
-            0x45 => Self::at_v4(bytes),
-            0x60..=0x6f => Self::at_v6(bytes),
-            _ => None,
+        let mut glance = Self::default();
+        glance.look(bytes).then_some(glance)
+    }
+
+    /// As [`Self::at`], into a place: where it stays, it is not copied. `false`: nothing usual, and no glance.
+    #[must_use]
+    #[inline]
+    pub fn look(&mut self, bytes: &[u8]) -> bool {
+        match bytes.first() {
+            Some(0x45) => self.look_at_v4(bytes),
+            Some(0x60..=0x6f) => self.look_at_v6(bytes),
+            Some(_) | None => false,
         }
     }
 
@@ -45,8 +53,8 @@ impl Glance {
     }
 
     #[inline]
-    fn at_v4(bytes: &[u8]) -> Option<Self> {
-        let h: &[u8; 28] = bytes.first_chunk()?;
+    fn look_at_v4(&mut self, bytes: &[u8]) -> bool {
+        let Some(h) = bytes.first_chunk::<28>() else { return false };
         let len = u16::from_be_bytes([h[2], h[3]]);
         // RFC 1071: the sum may be taken in any byte order, and in wider words.
         let sum = (0..5).map(|n| u64::from(le32(h, 4 * n))).sum::<u64>();
@@ -56,27 +64,24 @@ impl Glance {
         let sum = (sum >> 16) + (sum & 0xffff);
         // More fragments, or an offset.
         let fragment = u16::from_be_bytes([h[6], h[7]]) & 0x3fff;
-        if sum != 0xffff || fragment != 0 || usize::from(len) > bytes.len() {
-            return None;
-        }
-        transport(bytes, usize::from(len), 20, h[9])?;
         let ports = u64::from(le32(h, 20));
-        let words = [le64(h, 12), ports | u64::from(h[9]) << 32 | 4 << 40, 0, 0, 0];
-        Some(Self { words, len, traffic_class: h[1], v6: false })
+        self.words = [le64(h, 12), ports | u64::from(h[9]) << 32 | 4 << 40, 0, 0, 0];
+        (self.len, self.traffic_class, self.v6) = (len, h[1], false);
+        sum == 0xffff
+            && fragment == 0
+            && usize::from(len) <= bytes.len()
+            && transport(bytes, usize::from(len), 20, h[9])
     }
 
     #[inline]
-    fn at_v6(bytes: &[u8]) -> Option<Self> {
-        let h: &[u8; 48] = bytes.first_chunk()?;
-        let len = u16::from_be_bytes([h[4], h[5]]).checked_add(40)?;
-        if usize::from(len) > bytes.len() {
-            return None;
-        }
-        transport(bytes, usize::from(len), 40, h[6])?;
+    fn look_at_v6(&mut self, bytes: &[u8]) -> bool {
+        let Some(h) = bytes.first_chunk::<48>() else { return false };
+        let Some(len) = u16::from_be_bytes([h[4], h[5]]).checked_add(40) else { return false };
         let ports = u64::from(le32(h, 40));
         let last = ports | u64::from(h[6]) << 32 | 6 << 40;
-        let words = [le64(h, 8), le64(h, 16), le64(h, 24), le64(h, 32), last];
-        Some(Self { words, len, traffic_class: h[0] << 4 | h[1] >> 4, v6: true })
+        self.words = [le64(h, 8), le64(h, 16), le64(h, 24), le64(h, 32), last];
+        (self.len, self.traffic_class, self.v6) = (len, h[0] << 4 | h[1] >> 4, true);
+        usize::from(len) <= bytes.len() && transport(bytes, usize::from(len), 40, h[6])
     }
 
     /// The tuple's canonical bytes as 64-bit words in little-endian order: 2 of IPv4 and zeros behind them, 5 of IPv6.
@@ -109,20 +114,13 @@ pub fn words_of(tuple: &FiveTuple) -> [u64; 5] {
 
 /// Whether there is a whole TCP or UDP header, with the lengths that it says.
 #[inline]
-fn transport(bytes: &[u8], len: usize, at: usize, protocol: u8) -> Option<()> {
-    let right = match protocol {
-        TCP => {
-            let header = usize::from(*bytes.get(at + 12)? >> 4) * 4;
-            header >= 20 && at + header <= len
-        }
-        UDP => {
-            let length =
-                usize::from(u16::from_be_bytes([*bytes.get(at + 4)?, *bytes.get(at + 5)?]));
-            length >= 8 && at + length <= len
-        }
-        _ => false,
-    };
-    right.then_some(())
+fn transport(bytes: &[u8], len: usize, at: usize, protocol: u8) -> bool {
+    // Both are looked at where they may be, since which of the two comes next cannot be guessed.
+    let offset = bytes.get(at + 12).map_or(0, |b| usize::from(b >> 4) * 4);
+    let [high, low] = bytes.get(at + 4..at + 6).map_or([0; 2], |b| [b[0], b[1]]);
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let (header, least) = if protocol == TCP { (offset, 20) } else { (length, 8) };
+    (protocol == TCP || protocol == UDP) && header >= least && at + header <= len
 }
 
 #[inline]

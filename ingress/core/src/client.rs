@@ -14,12 +14,13 @@ use crate::reply::Reply;
 /// The clients' packets of one burst, between the stages. The arrays run in parallel.
 pub(crate) struct Clients<B> {
     bufs: ArrayVec<B, BURST>,
-    glances: ArrayVec<Glance, BURST>,
+    /// As many as `bufs` are meant.
+    glances: [Glance; BURST],
 }
 
 impl<B> Clients<B> {
-    pub(crate) const fn new() -> Self {
-        Self { bufs: ArrayVec::new_const(), glances: ArrayVec::new_const() }
+    pub(crate) fn new() -> Self {
+        Self { bufs: ArrayVec::new(), glances: [Glance::default(); BURST] }
     }
 }
 
@@ -27,13 +28,15 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
     /// First stage: looks at a packet, and sets aside what is for a service.
     #[inline]
     pub(crate) fn parse_client(&mut self, mut b: B, clients: &mut Clients<B>, io: &mut impl Io<B>) {
-        match Glance::at(b.bytes()) {
-            Some(glance) if self.view.serves(&glance) => {
-                b.truncate(glance.len.into());
-                clients.bufs.push(b);
-                clients.glances.push(glance);
-            }
-            Some(_) | None => self.parse_odd_client(b, clients, io),
+        // There are no more than a burst of them.
+        let Some(glance) = clients.glances.get_mut(clients.bufs.len()) else {
+            return io.drop(b, Reason::Unexpected);
+        };
+        if glance.look(b.bytes()) && self.view.serves(glance) {
+            b.truncate(glance.len.into());
+            clients.bufs.push(b);
+        } else {
+            self.parse_odd_client(b, clients, io);
         }
     }
 
@@ -43,8 +46,9 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         let why = match Packet::parse(b.bytes()) {
             Ok(packet) if self.view.service(&packet.tuple).is_some() => {
                 b.truncate(packet.len);
+                // A place for it was seen.
+                clients.glances[clients.bufs.len()] = Glance::of(&packet);
                 clients.bufs.push(b);
-                clients.glances.push(Glance::of(&packet));
                 return;
             }
             Ok(packet) if self.view.directory.is_vip(packet.tuple.vip().ip()) => Reason::NoService,
@@ -67,6 +71,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
     #[inline]
     pub(crate) fn clients(&mut self, now: Nanos, clients: &mut Clients<B>, io: &mut impl Io<B>) {
         let Clients { bufs, glances } = clients;
+        let glances = &glances[..bufs.len()];
         self.counters.work += bufs.len() as u64;
         let mut ids = ArrayVec::<FlowId, BURST>::new();
         self.view.ids(glances, |id| {
@@ -75,7 +80,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         });
         let (me, workers) = (self.peers.worker(), self.peers.workers());
         let incumbent = self.rules.on(Rule::Incumbent);
-        for ((b, glance), id) in bufs.drain(..).zip(glances.iter()).zip(&ids) {
+        for ((b, glance), id) in bufs.drain(..).zip(glances).zip(&ids) {
             let owner = id.worker(workers);
             if owner != me {
                 io.hand_over(b, owner);

@@ -64,7 +64,7 @@ impl Directory {
     }
 
     /// The service that a client's packet is for, by the words of its tuple.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn service(&self, v6: bool, words: &[u64; 5]) -> Option<ServiceId> {
         if v6 {
             let key = key_v6(words);
@@ -128,7 +128,7 @@ impl<K: Copy + PartialEq> Slots<K> {
         Self(slots)
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, key: K, hash: u64) -> Option<ServiceId> {
         let mut at = place(hash, self.0.len());
         while let Some((k, service)) = self.0[at] {

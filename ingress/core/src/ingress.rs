@@ -36,7 +36,7 @@ pub struct IngressConfig {
     pub boot: BootId,
     /// Random bits, other ones for each worker and process: nonces come from it.
     pub seed: u64,
-    /// Flows that this worker's table holds, pending ones included. About 33 bytes each.
+    /// Flows that this worker's table holds, pending ones included. About 31 bytes each.
     pub flow_capacity: usize,
     /// Flows that may wait for an answer at once: 65,536 at most. About 250 bytes each, and up to nine packet buffers.
     pub pending_capacity: usize,

@@ -63,7 +63,7 @@ impl View {
         self.directory.service(tuple.is_v6(), &words_of(tuple))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn serves(&self, glance: &Glance) -> bool {
         self.directory.service(glance.v6, glance.words()).is_some()
     }
