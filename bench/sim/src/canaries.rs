@@ -55,13 +55,11 @@ pub const fn catch_of(rule: Rule) -> Catch {
         Rule::MarkersByWord => Catch::Within { first: 130, seeds: 30 },
         Rule::TwoWitnesses => Catch::Within { first: 170, seeds: 10 },
         Rule::MarkerFence => Catch::Within { first: 270, seeds: 10 },
+        Rule::SoleFence => Catch::Within { first: 840, seeds: 10 },
         Rule::OneEpoch => Catch::NotYet(
             "each joiner has every marker of its epoch before it is warm, and the flow's voters are asked beside it; the \
              drill `two_epochs` has not met the moment at which both that answer first know nothing",
         ),
-        Rule::SoleFence => {
-            Catch::NotYet("no plan yet leaves one tracker of a trio alone while agents hear others")
-        }
         Rule::VersionedWord => Catch::NotYet(
             "within one incarnation an agent's words keep their order by tombstones and its own memory of 8 s, and a proof \
              of NotMine is compared with the counter of admission, which is the same in every word of it",

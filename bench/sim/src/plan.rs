@@ -75,6 +75,8 @@ pub(crate) struct Plan {
     pub(crate) slow_links: BTreeMap<(u16, u16), Nanos>,
     /// Opens for backends come up to so much later.
     pub(crate) late_votes: Nanos,
+    /// Orders of sole owners come so much later to these backends.
+    pub(crate) late_orders: BTreeMap<u16, Nanos>,
     /// Server processes that restart: when, on which member of the list, for how long it is away.
     pub(crate) restarts: Vec<(Nanos, u16, Nanos)>,
     /// How much everybody may hold.
@@ -213,6 +215,7 @@ impl Plan {
             deaf_links: BTreeSet::new(),
             slow_links: BTreeMap::new(),
             late_votes: Nanos::ZERO,
+            late_orders: BTreeMap::new(),
             restarts: Vec::new(),
             bounds: Bounds::AMPLE,
             no_buffer: 0,

@@ -31,6 +31,8 @@ pub(crate) enum PacketKind {
 
 pub(crate) const PACKET_KINDS: usize = 12;
 
+/// The body kind of Epoch.
+const EPOCH: u8 = 4;
 /// The body kind of Probe, and the flag of its answer.
 const PROBE: u8 = 1;
 const ANSWER: u16 = 1;
@@ -67,6 +69,8 @@ pub(crate) struct Seen {
     body: Option<(u16, u32, u32, u32)>,
     /// An answer to the Probe of this worker.
     pub(crate) answers: Option<u8>,
+    /// An order of a sole owner, or an answer to one.
+    pub(crate) is_order: bool,
     /// The client's or server's packet: the whole, or what is inside.
     pub(crate) packet: Option<Packet>,
 }
@@ -87,6 +91,7 @@ impl Seen {
             word: None,
             body: None,
             answers: None,
+            is_order: false,
             packet: None,
         };
         let geneve = l4 + 8;
@@ -98,6 +103,7 @@ impl Seen {
             (0x88b5, _) => {
                 let body = bytes.get(geneve + 8..)?;
                 let probe = *body.first()? == PROBE;
+                seen.is_order = *body.first()? == EPOCH;
                 seen.kind = if probe { PacketKind::Body } else { PacketKind::Refresh };
                 seen.body =
                     Some((be16(body, 2)?, be32(body, 4)?, be32(body, 40)?, be32(body, 44)?));

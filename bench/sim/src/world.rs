@@ -393,6 +393,7 @@ impl World {
                 self.plan.deaf_links.clear();
                 self.plan.slow_links.clear();
                 self.plan.late_votes = Nanos::ZERO;
+                self.plan.late_orders.clear();
                 self.plan.no_buffer = 0;
                 self.trace.event(now, 0, &[], || "healed".to_owned());
             }

@@ -286,7 +286,8 @@ impl<R: Rules> Tracker<R> {
         }
         self.sole.phase = Phase::Sole(order);
         self.sole.settled_at = now + LEASE;
-        self.sources.renew(self.peers.me(), true);
+        // Canary: who does not obey us is no source without the rule.
+        self.sources.renew(self.peers.me(), self.rules.on(Rule::SoleFence));
         self.tell_warmth(io);
         self.tell_sole(was_alone, io);
     }

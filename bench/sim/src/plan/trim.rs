@@ -132,6 +132,7 @@ impl Plan {
                 self.bad_links.clear();
                 self.deaf_links.clear();
                 self.slow_links.clear();
+                self.late_orders.clear();
             }
             Trouble::Restarts => self.restarts.clear(),
             Trouble::Spoofs => self.spoofs.clear(),

@@ -41,6 +41,9 @@ impl World {
         if backend && seen.kind == PacketKind::Open && plan.late_votes > Nanos::ZERO {
             more = more + self.fate.time(Nanos::ZERO, plan.late_votes);
         }
+        if seen.is_order {
+            more = more + plan.late_orders.get(&to).copied().unwrap_or_default();
+        }
         let [first, second] = [first, second].map(|at| at.map(|at| at + more));
         trace.event(now, u64::from(from) << 16 | u64::from(to), bytes, || {
             let fate = match (first, second) {
