@@ -28,3 +28,15 @@ fn a_refusal_stands_as_long_as_votes_that_it_freed_may_be_under_way() {
 fn a_reset_beyond_what_the_server_sent_ends_nothing() {
     holds(5017);
 }
+
+/// An ingress host that its new list does not name can send no Open for what it still takes: the checker of Opens has to know.
+#[test]
+fn an_ingress_that_is_taken_out_of_the_list_opens_nothing_more() {
+    holds(4223);
+}
+
+/// An agent that stayed silent on a datagram flow which it had refused let Opens time out where nothing was wrong.
+#[test]
+fn a_refused_datagram_flow_gets_an_answer_each_time() {
+    holds(6787);
+}

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, value_parser};
 use jlb_role::{Nanos, Rule};
 use jlb_sim::{
     CANARIES, Failure, Part, Report, Sink, catch_of, minimise, run, run_reference, run_without,
@@ -58,8 +58,9 @@ pub(crate) struct Arguments {
     /// Run seeds until interrupted, with a line every 10 s on how far it is.
     #[arg(long, conflicts_with_all = ["seeds", "seed", "without"])]
     soak: bool,
-    /// Run the load by which the speed is stated, for so many seconds of virtual time, in one thread.
-    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["seeds", "seed", "without", "soak"])]
+    /// Run the load by which the speed is stated, for so many seconds of virtual time (1 to 900), in one thread.
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=900))]
+    #[arg(conflicts_with_all = ["seeds", "seed", "without", "soak"])]
     reference: Option<u64>,
     /// Say the results as JSON, in one last line.
     #[arg(long)]

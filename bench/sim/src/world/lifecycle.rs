@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jlb_flowtracker_core::TrackerEvent;
 use jlb_ingress_core::IngressEvent;
-use jlb_map::{MemberRole, Snapshot};
+use jlb_map::MemberRole;
 use jlb_role::{Collect, FakeBuf, Nanos, Role};
 use jlb_yann_core::AgentEvent;
 
@@ -29,7 +29,7 @@ pub(crate) struct Status {
     /// Changes of it, so that what was to end one is told apart.
     turn: u32,
     /// The list in force there, and the latest on its disk.
-    list: usize,
+    pub(super) list: usize,
     known: usize,
     /// Packets that wait for a host that hangs.
     backlog: VecDeque<FakeBuf>,
@@ -182,12 +182,17 @@ impl World {
     }
 
     pub(super) fn gain_hop(&mut self, node: u16) {
-        let id = self.plan.snapshot.members()[usize::from(node)].id;
-        let listed = self.plan.lists[self.status[usize::from(node)].known].member(id).is_some();
+        let listed = self.is_listed(node, self.status[usize::from(node)].known);
         if listed && self.life(node) == Life::Up && !self.hops.contains(&node) {
             self.hops.push(node);
             self.hops.sort_unstable();
         }
+    }
+
+    /// Whether that list names the node.
+    pub(super) fn is_listed(&self, node: u16, list: usize) -> bool {
+        let id = self.plan.snapshot.members()[usize::from(node)].id;
+        self.plan.lists[list].member(id).is_some()
     }
 
     fn hang(&mut self, node: u16, time: Nanos) {
@@ -301,10 +306,9 @@ impl World {
     pub(super) fn list(&mut self, node: u16, list: usize) {
         let status = &mut self.status[usize::from(node)];
         status.known = status.known.max(list);
-        let id = self.plan.snapshot.members()[usize::from(node)].id;
-        let in_list = |snapshot: &Snapshot| snapshot.member(id).is_some();
-        let joins = in_list(&self.plan.lists[list]) && !in_list(&self.plan.lists[list - 1]);
-        let leaves = !in_list(&self.plan.lists[list]) && in_list(&self.plan.lists[list - 1]);
+        let (before, after) = (self.is_listed(node, list - 1), self.is_listed(node, list));
+        let (joins, leaves) = (!before && after, before && !after);
+        let status = &mut self.status[usize::from(node)];
         if joins && status.life == Life::Down {
             let turn = status.turn;
             self.boot(node, turn);

@@ -152,7 +152,9 @@ impl World {
             // What is overdue after it hung, its next ticks end.
             let resumed = self.status[usize::from(node)].resumed;
             let late = resumed.is_some_and(|at| self.now.since(at) < CATCH_UP);
-            let found = if self.plan.short_of_buffers || late {
+            // Who is no member any more sends no Open for what it still takes.
+            let listed = self.is_listed(node, self.status[usize::from(node)].list);
+            let found = if self.plan.short_of_buffers || late || !listed {
                 &mut Found::default()
             } else {
                 &mut self.found
