@@ -114,7 +114,12 @@ fn start(workers: u8, hugepages: bool) -> Result<Eal, SpeedError> {
     cpus.reverse();
     Ok(Eal::start(&EalOptions {
         workers: workers.into(),
-        cores: Cores::Pinned(cpus),
+        // With fewer CPUs than workers there is nothing to pin, and no scaling to see.
+        cores: if cpus.len() == usize::from(workers) {
+            Cores::Pinned(cpus)
+        } else {
+            Cores::Floating
+        },
         memory: if hugepages { Memory::Hugepages } else { Memory::Ordinary(needed) },
         devices: vec![],
         log: LogLevel::Error,
