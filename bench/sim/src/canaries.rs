@@ -38,7 +38,6 @@ pub const CANARIES: [Rule; Rule::ALL.len()] = Rule::ALL;
 pub const fn catch_of(rule: Rule) -> Catch {
     match rule {
         Rule::TwoVotes
-        | Rule::FirstWriterWins
         | Rule::DecideOnce
         | Rule::OneRetransmitter
         | Rule::Incumbent
@@ -46,7 +45,8 @@ pub const fn catch_of(rule: Rule) -> Catch {
         | Rule::FlushInOrder
         | Rule::FreeQueue
         | Rule::NotMine => Catch::Within { first: 0, seeds: 20 },
-        Rule::Tombstones => Catch::Among(&[61, 308, 312]),
+        Rule::FirstWriterWins => Catch::Among(&[88, 110, 130]),
+        Rule::Tombstones => Catch::Among(&[456, 485, 650]),
         Rule::PendingNeverExpires => Catch::Among(&[17, 314, 336]),
         Rule::SplitVotes => Catch::Among(&[109, 701, 720]),
         Rule::RefusalIsVoted => Catch::Among(&[131, 305, 450]),
