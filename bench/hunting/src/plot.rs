@@ -58,9 +58,9 @@ impl Plot {
         )?;
         writeln!(out, "<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>")?;
         let (middle, bottom) = ((LEFT + width - RIGHT) / 2.0, height - BOTTOM);
-        self.text(out, (middle, 20.0), "middle", &self.title)?;
+        self.text(out, (middle, 14.0), "middle", &self.title)?;
         self.text(out, (middle, height - 10.0), "middle", self.x)?;
-        self.text(out, (8.0, TOP - 10.0), "start", self.y)?;
+        self.text(out, (8.0, TOP - 6.0), "start", self.y)?;
         for &mark in &self.x_marks {
             let x = self.at(mark, 0.0).0;
             writeln!(out, "<path d=\"M{x:.1} {TOP}V{bottom}\" stroke=\"#dddddd\" fill=\"none\"/>")?;
