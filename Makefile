@@ -60,6 +60,19 @@ check: ## formatting, lints, rules of the tree; unit, property and simulation te
 	cargo clippy --workspace --all-targets --all-features --quiet $(LOCKED) -- -D warnings
 	cargo test --workspace --quiet $(LOCKED)
 
+.PHONY: soak
+soak: ## simulate clusters in trouble, with checkers that watch, until interrupted
+	cargo run --release --quiet -p jlb-bench $(LOCKED) -- sim --soak
+
+.PHONY: fuzz
+fuzz: ## fuzz every parser and state machine, FUZZ_SECONDS (60) each (needs cargo-fuzz)
+	@bench/fuzz/run
+
+.PHONY: sanitize
+sanitize: ## tests of the crates with unsafe code, under AddressSanitizer (root or sudo)
+	@deploy/setup demo
+	@.ci/sanitize
+
 .PHONY: test
 test: ## setup if needed, check, and the end-to-end tests in the lab (root or sudo)
 	@if ! { $(CAN_ROOT); }; then \

@@ -19,6 +19,7 @@ struct work {
 	struct flow flow;
 	__u64 counter; /* of a refusal */
 	__u16 queue;   /* of the listener, when the flow is admitted */
+	__u16 slot;    /* of the service that refuses */
 	__u8 reason;
 };
 
@@ -86,7 +87,7 @@ FUNCTION int send_reject(context *ctx, const struct host *h, struct work *w)
 	c->reserved = 0;
 	c->queue = bpf_htons(l.depth > 0xffff ? 0xffff : l.depth);
 	c->cpu = bpf_htons(h->cpu);
-	c->reserved_2 = 0;
+	c->live = bpf_htonl(live_of(w->slot));
 	c->boot = bpf_cpu_to_be64(ours->boot);
 	c->sequence = bpf_cpu_to_be64(next_sequence(ours));
 	c->word_a = bpf_cpu_to_be64(w->counter);
@@ -142,6 +143,8 @@ FUNCTION __u8 ask_host(context *ctx, const struct host *h, const struct service 
 		return REJECT_MAX_CONNECTIONS;
 	if (!forced && l.depth > l.limit)
 		return REJECT_QUEUE_FULL;
+	if (!forced && w->control.live && live_of(s->slot) >= bpf_ntohl(w->control.live))
+		return REJECT_BUSY;
 	return REJECT_NONE;
 }
 
@@ -158,7 +161,17 @@ FUNCTION int refuse(struct work *w, __u64 now, __u16 slot, __u8 reason)
 	bpf_map_update_elem(&answers, &w->key, &a, BPF_EXIST);
 	count_decision(slot, reason);
 	w->counter = a.counter;
+	w->slot = slot;
 	w->reason = reason;
+	return ANSWER;
+}
+
+/* A refusal is said again, and frees votes as the first one did: what was sent for these may still be under way. */
+INLINE int refuse_again(struct work *w, struct answer *a, __u64 now)
+{
+	a->at = now;
+	w->counter = a->counter;
+	w->slot = a->service;
 	return ANSWER;
 }
 
@@ -300,9 +313,8 @@ FUNCTION int decide_open(context *ctx, const struct host *h, struct work *w, __u
 	w->key.force = (c->flags & bpf_htons(FORCE)) != 0;
 	a = answer_of(&w->key, now);
 	if (a) {
-		w->counter = a->counter;
 		w->reason = a->reason;
-		return ANSWER;
+		return refuse_again(w, a, now);
 	}
 	return admit(ctx, h, w, now);
 }
@@ -339,10 +351,8 @@ FUNCTION int decide_cancel(struct work *w, __u64 now)
 	}
 	w->key.force = (c->flags & bpf_htons(FORCE)) != 0;
 	a = answer_of(&w->key, now);
-	if (a) {
-		w->counter = a->counter;
-		return ANSWER;
-	}
+	if (a)
+		return refuse_again(w, a, now);
 	s = service_of(flow);
 	return refuse(w, now, s ? s->slot : NO_SERVICE, REJECT_CANCELLED);
 }

@@ -97,6 +97,7 @@ INLINE void fill_flow(struct event *e, const struct flow *f)
 	e->asker = f->asker;
 	e->queue = f->queue;
 	e->service = f->service;
+	e->live = live_of(f->service);
 	copy_ingress(e->ingress, f->ingress);
 }
 
@@ -221,14 +222,15 @@ FUNCTION int close_flow(__u64 now, const struct tuple *flow, struct flow *f)
 	}
 	a.counter = next_counter();
 	bpf_map_update_elem(&answers, &key, &a, BPF_EXIST);
+	add_live(f->service, -1);
 	fill_flow(e, f);
 	e->counter = a.counter;
 	bpf_ringbuf_submit(e, 0);
-	add_live(f->service, -1);
 	bpf_map_delete_elem(&flows, flow);
 	return 0;
 }
 
+/* From the last time that it was said. */
 INLINE __u64 lifetime_of(const struct answer_key *key, const struct answer *a)
 {
 	/* The next datagram of a refused flow looks just alike. */

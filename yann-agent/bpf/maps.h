@@ -21,6 +21,7 @@ enum tally {
 #define MAX_SLOTS 1024
 /* Five-tuples are decided on under one of so many locks. */
 #define LOCKS 4096
+#define PARTITIONS 4096
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -149,6 +150,22 @@ struct {
 	__type(value, __u64);
 	__uint(max_entries, MAX_MEMBER + 1);
 } boots SEC(".maps");
+
+/* By partition: the tracker that alone decides there; 0: two do. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u16);
+	__uint(max_entries, PARTITIONS);
+} sole SEC(".maps");
+
+/* By member id. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct standing);
+	__uint(max_entries, MAX_MEMBER + 1);
+} standing SEC(".maps");
 
 /* A window with what serialises its use: two CPUs may take messages of one sender at once. */
 struct locked_window {

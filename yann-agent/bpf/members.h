@@ -81,6 +81,20 @@ INLINE __u64 boot_of(__u16 id)
 	return boot ? *boot : 0;
 }
 
+/* What a tracker's votes are worth. */
+INLINE struct standing standing_of(__u16 id)
+{
+	__u32 key = id;
+	struct standing *s = bpf_map_lookup_elem(&standing, &key);
+
+	return s ? *s : (struct standing){};
+}
+
+INLINE __u8 shut_out(struct standing s, __u8 worker)
+{
+	return s.shut_out >> (worker & 15) & 1 ? s.number : 0;
+}
+
 /* MAC of a control option (hop budget as 0) and the flow it is about. */
 INLINE __u64 control_mac_by(const __u64 key[2], const struct control *c, const struct tuple *flow)
 {

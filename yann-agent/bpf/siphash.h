@@ -63,8 +63,8 @@ INLINE __u64 sip24_end(struct sip *s, __u64 bytes)
 	return s->v0 ^ s->v1 ^ s->v2 ^ s->v3;
 }
 
-/* The second half (bytes 8–15, little-endian) of a flow id: SipHash-1-3 with 128 bits of output. */
-INLINE __u64 flow_hash(const __u64 key[2], const struct tuple *t)
+/* SipHash-1-3 with 128 bits of output over a five-tuple, but for the last step of its first half. */
+INLINE struct sip flow_sip(const __u64 key[2], const struct tuple *t)
 {
 	struct sip s = sip_start(key);
 	bool v6 = t->bytes[37] == 6;
@@ -82,11 +82,28 @@ INLINE __u64 flow_hash(const __u64 key[2], const struct tuple *t)
 #pragma unroll
 	for (int i = 0; i < 3; i++)
 		sip_round(&s);
+	return s;
+}
+
+/* The second half (bytes 8–15, little-endian) of a flow id. */
+INLINE __u64 flow_hash(const __u64 key[2], const struct tuple *t)
+{
+	struct sip s = flow_sip(key, t);
+
 	s.v1 ^= 0xdd;
 #pragma unroll
 	for (int i = 0; i < 3; i++)
 		sip_round(&s);
 	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
+}
+
+/* The flow's partition: the first 12 bits of its id, in network order. */
+INLINE __u32 flow_partition(const __u64 key[2], const struct tuple *t)
+{
+	struct sip s = flow_sip(key, t);
+	__u64 half = s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
+
+	return (half & 0xff) << 4 | (half >> 12 & 0xf);
 }
 
 #endif

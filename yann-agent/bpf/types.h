@@ -154,6 +154,15 @@ struct member_at {
 	__u8 pad;
 };
 
+/* What a tracker's votes are worth since one of them decided alone. A bit per worker. */
+struct standing {
+	__u16 shut_out;
+	__u16 obeyed;
+	__u8 number;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct standing) == 8, "core/src/maps.rs");
+
 struct window_key {
 	__u16 member;
 	__u8 worker;
@@ -228,7 +237,9 @@ struct event {
 	__u16 queue;
 	__u16 ingress[INGRESS_HOSTS];
 	__u16 service;
-	__u8 pad[10];
+	__u8 pad[2];
+	__u32 live; /* flows of the service, this one as it is now */
+	__u8 pad_2[4];
 };
 _Static_assert(sizeof(struct event) == 88, "as in core/src/maps.rs");
 
@@ -248,6 +259,7 @@ enum reject_reason {
 	REJECT_CANCELLED,
 	REJECT_EXHAUSTED,
 	REJECT_NOT_SERVED,
+	REJECT_BUSY,
 	REJECT_REASONS,
 };
 
@@ -274,7 +286,7 @@ struct control {
 	be16 queue;
 	be16 cpu;
 	be16 tried[MAX_TRIED];
-	be32 reserved_2;
+	be32 live; /* in an Open: the bar */
 	be64 boot;
 	be64 sequence;
 	be64 word_a;
@@ -285,7 +297,7 @@ _Static_assert(sizeof(struct control) == 88, "docs/protocol.md, section 2");
 
 enum { BODY_PROBE = 1, BODY_LAST = 4 };
 #define PROBE_PAYLOAD 24
-enum { PROBE_ANSWER = 1, PROBE_LEAVING = 2 };
+enum { PROBE_ANSWER = 1, PROBE_LEAVING = 2, PROBE_OBEYS = 8 };
 
 /* A Probe without a list of silent backends: the only body that is answered here. */
 struct probe {
@@ -304,7 +316,7 @@ struct probe {
 	be64 digest;
 	be32 heartbeat_age_ms;
 	__u8 worker;
-	__u8 reserved_2;
+	__u8 shut_out;
 	be16 silent;
 	be64 mac;
 };

@@ -76,16 +76,40 @@ FUNCTION int believe(const struct host *h, const struct control *c, const struct
 	return accept_sequence(from->id, bpf_be64_to_cpu(c->boot), bpf_be64_to_cpu(c->sequence));
 }
 
-/* Two distinct trackers stored it, and they are the ones that we know. */
-FUNCTION int votes(const struct control *c)
+/* The tracker that alone decides on a flow, or 0. */
+FUNCTION __u16 sole_owner(const struct host *h, const struct tuple *t)
 {
+	__u32 key = flow_partition(h->hash_key, t);
+	__u16 *owner = bpf_map_lookup_elem(&sole, &key);
+
+	return owner ? *owner : 0;
+}
+
+/* Two distinct trackers stored it, and they are the ones that we know; or the sole owner did. */
+FUNCTION int votes(const struct host *h, const struct control *c, const struct tuple *t)
+{
+	__u16 owner;
 	int refused;
 
 	if (c->flags & bpf_htons(INCUMBENT))
 		return 0;
+	owner = sole_owner(h, t);
+	if (owner) {
+		be16 id = bpf_htons(owner);
+		be64 boot = bpf_cpu_to_be64(boot_of(owner));
+
+		/* Nobody else's vote counts. */
+		if (c->sender != id || c->head != id || c->second != id || c->word_a != boot || c->word_b != boot)
+			return REFUSED(DROP_SOLE_OWNER);
+		return 0;
+	}
 	if (!c->head || !c->second || c->head == c->second || c->sender != c->second ||
 	    !has_role(bpf_ntohs(c->head), ROLE_FLOWTRACKER))
 		return REFUSED(DROP_UNEXPECTED);
+	/* Nor does that of who has not pulled since. */
+	if (shut_out(standing_of(bpf_ntohs(c->second)), bpf_be64_to_cpu(c->sequence) >> 56) ||
+	    standing_of(bpf_ntohs(c->head)).shut_out)
+		return REFUSED(DROP_SOLE_OWNER);
 	refused = know(c->head, c->word_a);
 	return refused ? refused : know(c->second, c->word_b);
 }
@@ -126,7 +150,7 @@ FUNCTION int on_control(context *ctx, const struct host *h, struct work *w, cons
 	if (decapsulated_traffic_class(w->outer.traffic_class, p->traffic_class) < 0)
 		return drop(DROP_CONGESTION);
 	if (c->kind == OPEN) {
-		refused = votes(c);
+		refused = votes(h, c, &p->tuple);
 		if (refused)
 			return drop(refused - 1);
 		/* A SYN or a datagram, of this incarnation; an incumbent is one of TCP. */
@@ -164,6 +188,7 @@ FUNCTION int on_body(context *ctx, const struct host *h, struct work *w, const s
 	struct encapsulation e = { .bytes = sizeof(*p), .geneve_flags = 0x80, .type = TYPE_BODY };
 	bool v6 = w->outer.v6;
 	__u32 headers = v6 ? sizeof(struct outer_v6) : sizeof(struct outer_v4);
+	struct standing s;
 	__u64 age;
 	__u8 head[4];
 
@@ -199,7 +224,8 @@ FUNCTION int on_body(context *ctx, const struct host *h, struct work *w, const s
 	if (load(ctx, L3 + headers - GENEVE_LEN - UDP_LEN, &e.source_port, 2))
 		return drop(DROP_TRUNCATED);
 	age = heartbeat_age(now) / NSEC_PER_MSEC;
-	p->flags = bpf_htons(PROBE_ANSWER);
+	s = standing_of(from->id);
+	p->flags = bpf_htons(PROBE_ANSWER | (s.obeyed >> (p->worker & 15) & 1 ? PROBE_OBEYS : 0));
 	p->epoch = bpf_htonl(h->epoch);
 	p->receiver = p->sender;
 	p->sender = bpf_htons(h->id);
@@ -209,7 +235,7 @@ FUNCTION int on_body(context *ctx, const struct host *h, struct work *w, const s
 	p->generation = bpf_cpu_to_be64(h->generation);
 	p->digest = bpf_cpu_to_be64(h->digest);
 	p->heartbeat_age_ms = bpf_htonl(age > 0xffffffff ? 0xffffffff : age);
-	p->reserved_2 = 0;
+	p->shut_out = shut_out(s, p->worker);
 	p->mac = probe_mac(h, p, false);
 	if (bpf_skb_store_bytes(ctx, w->outer.at, p, sizeof(*p), 0) ||
 	    write_outer(ctx, h, w->outer.source.address, v6, &e))

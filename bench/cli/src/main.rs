@@ -2,12 +2,19 @@
 #![forbid(unsafe_code)]
 
 mod disrupt;
+mod hotpath;
+mod hunting;
+mod hunting_plots;
 mod model;
 mod sim;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use jlb_hugepages::HugePages;
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
@@ -28,6 +35,12 @@ enum Command {
     Disrupt(disrupt::Arguments),
     /// The server of `disrupt`, which it starts on its backends.
     DisruptServer(disrupt::ServerArguments),
+    /// How long clients wait under one way of placing flows or another, in virtual time.
+    Hunting(hunting::Arguments),
+    /// Measure what a packet costs at the ingress, without a network card.
+    Hotpath(hotpath::Arguments),
+    /// Measure what a backend's reply costs at the egress, without a network card.
+    Egress(hotpath::EgressArguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -38,6 +51,9 @@ fn main() -> ExitCode {
             Command::Sim(arguments) => sim::main(&arguments),
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
+            Command::Hunting(arguments) => hunting::main(&arguments),
+            Command::Hotpath(arguments) => hotpath::main(&arguments),
+            Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

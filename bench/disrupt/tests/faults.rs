@@ -123,11 +123,13 @@ fn a_tracker_that_is_killed_hangs_or_is_cut_off_harms_nobody() {
 
 #[test]
 fn the_loss_of_all_trackers_and_of_two_harms_nobody_who_is_connected() {
-    harm_nobody(&[
+    let outcomes = harm_nobody(&[
         ("trackers-two", QUIET),
         ("trackers-all", QUIET),
         ("trackers-all-ingress", REBUILT),
     ]);
+    // The last one decides alone before the client's second SYN, which comes after a second.
+    assert!(outcomes[0].new_connection_ms_p99 <= 2000.0, "{}", outcomes[0]);
 }
 
 #[test]

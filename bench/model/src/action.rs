@@ -127,7 +127,7 @@ impl fmt::Display for Action {
             ),
             Self::Notice { tracker, backend } => write!(
                 f,
-                "T{tracker} hears from B{backend} that there is a sole owner, and is cold"
+                "T{tracker} hears from B{backend} that there is or was a sole owner, and is cold"
             ),
             Self::Pull { tracker } => write!(f, "T{tracker} goes on: it is cold, and pulls anew"),
             Self::Sole { tracker } => write!(f, "T{tracker} is sole owner"),

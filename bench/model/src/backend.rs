@@ -162,7 +162,8 @@ impl Abstract {
         let mut next = last.clone();
         self.learn_boot(&mut next, b, t);
         let backend = &mut next.backends[b];
-        if backend.sole == 0 && backend.unpulled >> t & 1 != 0 {
+        let nobody_else = backend.sole == 0 || usize::from(backend.sole) == t + 1;
+        if nobody_else && backend.unpulled >> t & 1 != 0 {
             backend.unpulled &= !(1 << t);
             // What it sent before it pulled counts no more. (Who is asked again sends it again.)
             next.offers.retain(|offer| {

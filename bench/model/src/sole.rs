@@ -36,7 +36,8 @@ impl Abstract {
                 if tracker.mode == Mode::Ending && !acked {
                     actions.push(Action::Release { backend: to, tracker: name });
                 }
-                if backend.sole != 0 && usize::from(backend.sole) != t + 1 && !tracker.cold {
+                let knows = tracker.cold && tracker.markers >> b & 1 == 0;
+                if !backend.admits(t) && !knows {
                     actions.push(Action::Notice { tracker: name, backend: to });
                 }
             }
@@ -60,11 +61,13 @@ impl Abstract {
             Action::Obey { backend, tracker } => {
                 self.obey(&mut next, backend.into(), tracker.into())?;
             }
-            Action::Notice { tracker, .. } => {
+            Action::Notice { tracker, backend } => {
                 let tracker = &mut next.trackers[usize::from(tracker)];
-                tracker.cold = true;
-                tracker.markers = 0;
-                tracker.listed = Default::default();
+                if !tracker.cold {
+                    (tracker.cold, tracker.markers) = (true, self.config.all_backends());
+                }
+                tracker.markers &= !(1 << backend);
+                tracker.listed[usize::from(backend)] = 0;
             }
             Action::Pull { tracker } => {
                 let tracker = &mut next.trackers[usize::from(tracker)];
@@ -130,12 +133,18 @@ impl Abstract {
         Some(())
     }
 
-    /// Whether all agents have told a tracker lately that they have no sole owner, and that it has pulled since.
+    /// Whether an agent has told a tracker lately that it is not shut out: no sole owner but it stands, and it has pulled
+    /// since one did. An owner needs all agents, so it is enough to hear of one that there is none.
     pub(crate) fn holds_lease(&self, last: &State, t: usize) -> bool {
         self.config.fences == 0
             || !self.kept.has(Switch::SoleLease)
-            || last.backends[..self.config.backends]
-                .iter()
-                .all(|b| b.sole == 0 && b.unpulled >> t & 1 == 0)
+            || last.backends[..self.config.backends].iter().any(|b| b.admits(t))
+    }
+
+    /// Whether all agents say so, when it is to become warm.
+    pub(crate) fn is_admitted(&self, last: &State, t: usize) -> bool {
+        self.config.fences == 0
+            || !self.kept.has(Switch::WarmIsAdmitted)
+            || last.backends[..self.config.backends].iter().all(|b| b.admits(t))
     }
 }

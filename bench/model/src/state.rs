@@ -248,6 +248,11 @@ impl Backend {
         self.answers[incarnation] & if forced { FORCE_REJECTED } else { REJECTED } != 0
     }
 
+    /// Whether a tracker is not shut out: nobody else is the sole owner, and it has pulled since somebody was.
+    pub(crate) const fn admits(&self, tracker: usize) -> bool {
+        (self.sole == 0 || self.sole as usize == tracker + 1) && self.unpulled >> tracker & 1 == 0
+    }
+
     pub(crate) fn live(&self) -> Option<usize> {
         (0..INCARNATIONS).find(|&i| self.lives(i))
     }

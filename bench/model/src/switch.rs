@@ -20,9 +20,11 @@ pub enum Switch {
     /// After a sole owner, an agent takes the votes only of trackers that have pulled again, and nothing that they sent
     /// before.
     PullAfterSole,
-    /// A tracker votes, and says "unknown", only while all agents have told it lately that they have no sole owner, and
-    /// that it has pulled since they had one.
+    /// A tracker votes, and says "unknown", only while at least one agent has told it lately that it has no sole owner but
+    /// that tracker, and that it has pulled since it had one.
     SoleLease,
+    /// A cold tracker is warm only when all agents have told it so lately.
+    WarmIsAdmitted,
     /// What a proof of NotMine removes leaves a tombstone.
     ProofBuries,
     /// A marker counts only if all that came before it could be stored.
@@ -33,7 +35,7 @@ pub enum Switch {
 
 impl Switch {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Rule(Rule::TwoVotes),
         Self::Rule(Rule::FirstWriterWins),
         Self::Rule(Rule::DecideOnce),
@@ -61,11 +63,13 @@ impl Switch {
         Self::SoleIsNoTwo,
         Self::PullAfterSole,
         Self::SoleLease,
+        Self::WarmIsAdmitted,
     ];
 
     const fn bit(self) -> u64 {
         match self {
             Self::Rule(rule) => 1 << rule as u64,
+            Self::WarmIsAdmitted => 1 << 53,
             Self::MarkerIsWhole => 1 << 54,
             Self::PeersKnowBoot => 1 << 55,
             Self::Confirmation => 1 << 56,
@@ -91,6 +95,7 @@ impl fmt::Display for Switch {
             | Self::SoleIsNoTwo
             | Self::PullAfterSole
             | Self::SoleLease
+            | Self::WarmIsAdmitted
             | Self::ProofBuries
             | Self::MarkerIsWhole
             | Self::PeersKnowBoot => write!(f, "{self:?}"),

@@ -448,6 +448,7 @@ impl Abstract {
         let tracker = &last.trackers[t];
         let ready = tracker.markers == self.config.all_backends()
             && tracker.mode != Mode::Pulling
+            && self.is_admitted(last, t)
             && self.confirmed(last, t);
         if !ready {
             return None;

@@ -38,6 +38,9 @@ fn without_a_rule_its_counterexample_is_found() {
         (Switch::PeersKnowBoot, "crash-refusal", Violation::Refused),
         (Switch::Rule(Rule::Cold), "crash", Violation::Unknown),
         (Switch::SoleFence, "sole", two),
+        (Switch::PullAfterSole, "sole", two),
+        (Switch::WarmIsAdmitted, "sole", two),
+        (Switch::SoleLease, "sole-lossy", Violation::Unknown),
     ];
     for (switch, name, violation) in canaries {
         let found = outcome(name, Kept::ALL.without(switch)).finding;

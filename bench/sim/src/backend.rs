@@ -1,5 +1,7 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jlb_flow::PARTITIONS;
 use jlb_map::Snapshot;
 use jlb_role::{Collect, FakeIo, Nanos, Reason, Report, Role, Without};
 use jlb_wire::{BootId, MemberId, Packet};
@@ -31,6 +33,8 @@ pub(crate) struct Backend {
     pub(crate) daemon: Life,
     /// Starts of it, so that what was meant for a former one is told apart.
     pub(crate) starts: u32,
+    /// Sole owners changed, and the daemon has not yet said that the kernel half has them.
+    pub(crate) sole_change: Option<u64>,
     id: MemberId,
     word: Arc<Word>,
     rules: Without,
@@ -73,6 +77,7 @@ impl Backend {
             next_sweep: now + SWEEP_INTERVAL,
             daemon: Life::Up,
             starts: 0,
+            sole_change: None,
             id,
             word,
             rules,
@@ -81,9 +86,18 @@ impl Backend {
 
     /// The daemon starts again: the kernel half, its maps and its word outlived it.
     pub(crate) fn start_daemon(&mut self, now: Nanos, snapshot: &Arc<Snapshot>, seed: u64) {
+        if self.kernel.host().epoch != snapshot.epoch().0 {
+            // Who was shut out still is.
+            self.kernel.obey(&[0; PARTITIONS], core::iter::empty());
+        }
         self.kernel.configure(snapshot);
         let config = AgentConfig { id: self.id, seed, close_capacity: 1024 };
-        let agent = Agent::new(config, Arc::clone(snapshot), self.rules, now, &*self.word);
+        let mut agent = Agent::new(config, Arc::clone(snapshot), self.rules, now, &*self.word);
+        let boots: BTreeMap<_, _> = self.kernel.boots().collect();
+        let boot = |id| boots.get(&id).map_or(BootId(0), |boot| **boot);
+        let standings = self.kernel.standings();
+        agent.adopt_sole_owners(now, self.kernel.sole_owners(), standings, boot);
+        self.sole_change = None;
         self.agent = Worker::new(agent);
         self.daemon = Life::Up;
         self.starts += 1;
@@ -171,13 +185,24 @@ impl Backend {
                 None
             }
             Report::Collect(collect) => Some(collect),
+            Report::Pulled { member, boot, sequence } => {
+                self.kernel.pulled(member, boot, sequence);
+                None
+            }
+            Report::SoleChanged { change } => {
+                let agent = &self.agent.role;
+                self.kernel.obey(agent.sole_owners(), agent.standings());
+                self.sole_change = Some(change);
+                None
+            }
             Report::PeerAlive { .. }
             | Report::PeerSuspect { .. }
             | Report::ListMismatch { .. }
             | Report::BackendDead { .. }
             | Report::Warm(_)
             | Report::WaitsFor { .. }
-            | Report::MayLeave => None,
+            | Report::MayLeave
+            | Report::Sole(_) => None,
         }
     }
 }

@@ -109,6 +109,11 @@ impl Client {
         self.server
     }
 
+    /// It never begins.
+    pub(crate) const fn stay_away(&mut self) {
+        self.talk = Talk::Over(Outcome::Left);
+    }
+
     pub(crate) const fn waiting(&self) -> bool {
         matches!(self.talk, Talk::Waiting)
     }

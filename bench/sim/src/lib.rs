@@ -38,5 +38,6 @@ mod world;
 
 pub use canaries::{CANARIES, Catch, catch_of};
 pub use check::{Invariant, Violation};
-pub use run::{Failure, Report, run};
+pub use plan::{NoSuchPart, Part, Trouble};
+pub use run::{Failure, Report, minimise, run, run_reference, run_without};
 pub use trace::Sink;

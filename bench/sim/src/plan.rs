@@ -5,15 +5,16 @@ mod clients;
 mod cluster;
 mod drills;
 mod failover;
+mod reference;
+mod trim;
 mod weather;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jlb_flow::HashKey;
-use jlb_map::{Family, Keys, Problems, Snapshot, Spec, Underlay};
+use jlb_map::{Family, Problems, Snapshot};
 use jlb_role::Nanos;
-use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Version};
+use jlb_wire::MemberId;
 
 use crate::client::Client;
 use crate::fabric::Faults;
@@ -21,10 +22,11 @@ use crate::random::Random;
 use crate::stack::Accepting;
 use crate::tcp::Patience;
 use clients::draw_clients;
-use cluster::{DrawnService, Families, members, prefixes};
+use cluster::{DrawnService, Families, members, spec};
 use weather::{draw_faults, draw_outside};
 
 pub(crate) use failover::{Fault, SPREAD};
+pub use trim::{NoSuchPart, Part, Trouble};
 
 /// Everybody finds everybody, before anything goes wrong and the first client comes.
 pub(crate) const WARM: Nanos = Nanos::from_millis(500);
@@ -73,6 +75,8 @@ pub(crate) struct Plan {
     pub(crate) slow_links: BTreeMap<(u16, u16), Nanos>,
     /// Opens for backends come up to so much later.
     pub(crate) late_votes: Nanos,
+    /// Orders of sole owners come so much later to these backends.
+    pub(crate) late_orders: BTreeMap<u16, Nanos>,
     /// Server processes that restart: when, on which member of the list, for how long it is away.
     pub(crate) restarts: Vec<(Nanos, u16, Nanos)>,
     /// How much everybody may hold.
@@ -86,6 +90,8 @@ pub(crate) struct Plan {
     pub(crate) clients: Vec<Client>,
     /// SYNs with a wrong ISN on the five-tuple of a client.
     pub(crate) spoofs: Vec<(Nanos, usize)>,
+    /// By member: how much faster its clock goes, in parts per million. Those behind the end, and backends, are right.
+    pub(crate) drift: Vec<i64>,
     /// By service.
     pub(crate) accepting: Vec<Accepting>,
     pub(crate) expectations: Vec<Expectation>,
@@ -94,14 +100,26 @@ pub(crate) struct Plan {
     pub(crate) ecmp_seed: u64,
 }
 
+/// Whether a seed also draws from what was added later: larger clusters, clocks that drift, ingress hosts that come and go.
+/// The others stay what they were, so that seeds which once found something still do.
+const fn is_wide(seed: u64) -> bool {
+    seed % 8 >= 6
+}
+
 impl Plan {
     pub(crate) fn draw(seed: u64) -> Result<Self, Problems> {
         let mut r = Random::stream(seed, 1);
         let mut fate = Random::stream(seed, 5);
         let failover = fate.once_in(2);
-        let ingress = r.between(1, 4) as u16;
-        let trackers = r.between(2, 5) as u16;
-        let backends = r.between(1, 8) as u16;
+        let (mut ingress, mut trackers, mut backends) =
+            (r.between(1, 4) as u16, r.between(2, 5) as u16, r.between(1, 8) as u16);
+        let wide = is_wide(seed);
+        if wide {
+            let more = &mut Random::stream(seed, 6);
+            ingress = more.between(1, 8) as u16;
+            trackers = more.between(2, 7) as u16;
+            backends = more.pick([1, 2, 3, 5, 8, 13, 25, 50]);
+        }
         let families = Families::draw(&mut r);
         let mut deaf = Vec::new();
         let mut accepting = Vec::new();
@@ -114,23 +132,9 @@ impl Plan {
             expectations.push(drawn.expectation);
             services.push(drawn.service);
         }
-        let spec = Spec {
-            generation: 1,
-            epoch: Epoch(1),
-            protocol: Version::OLDEST,
-            keys: Keys {
-                hash_key: HashKey(u128::from(seed).wrapping_add(1).to_be_bytes()),
-                mac_keys: MacKeys::single(MacKey(*b"simulated secret")),
-            },
-            underlay: Underlay {
-                prefixes: prefixes(),
-                prefer: if r.once_in(2) { Family::V4 } else { Family::V6 },
-                port: 6081,
-                mtu: 1500,
-            },
-            members: members(ingress, trackers, backends, families),
-            services,
-        };
+        let prefer = if r.once_in(2) { Family::V4 } else { Family::V6 };
+        let members = members(ingress, trackers, backends, families);
+        let spec = spec(seed, prefer, members, services);
         let longer = if failover { fate.pick([0, 1500, 4000]) } else { 0 };
         let heal = WARM + Nanos::from_millis(r.between(1500, 4000) + longer);
         let inside = draw_faults(&mut r);
@@ -140,31 +144,19 @@ impl Plan {
             poll: r.pick([Nanos(1_000), Nanos(30_000), Nanos(500_000)]),
             inside,
             outside,
-            bad_links: BTreeMap::new(),
-            deaf_links: BTreeSet::new(),
-            slow_links: BTreeMap::new(),
-            late_votes: Nanos::ZERO,
-            restarts: Vec::new(),
             bounds: if r.once_in(6) { Bounds::TIGHT } else { Bounds::AMPLE },
             no_buffer: if r.once_in(6) { r.pick([1_000, 30_000]) } else { 0 },
-            short_of_buffers: false,
             heal,
             clients: draw_clients(&mut r, &spec.services, heal),
-            spoofs: Vec::new(),
             accepting,
             expectations,
             deaf,
             ecmp_seed: r.next(),
-            lists: Vec::new(),
-            faults: Vec::new(),
-            late: BTreeMap::new(),
-            strays: Vec::new(),
             failover,
             patience: if failover { Patience::LONG } else { Patience::USUAL },
             resilient: fate.once_in(2),
-            snapshot: Snapshot::build(spec.clone())?,
+            ..Self::calm(Snapshot::build(spec.clone())?)
         };
-        plan.lists.push(Arc::clone(&plan.snapshot));
         if r.once_in(3) {
             plan.draw_spoofs(&mut r);
         }
@@ -181,6 +173,9 @@ impl Plan {
             plan.quarrel(&mut r, ingress, trackers, backends);
         }
         plan.short_of_buffers = plan.no_buffer > 0;
+        if wide {
+            plan.draw_clocks(&mut Random::stream(seed, 7));
+        }
         if r.once_in(4) {
             for _ in 0..r.between(1, 3) {
                 let at = r.time(WARM, heal - Nanos::from_secs(1));
@@ -193,12 +188,47 @@ impl Plan {
             }
         }
         if failover {
-            plan.draw_failover(&mut fate, families, spec)?;
+            plan.draw_failover(&mut fate, (families, wide), spec)?;
         }
         for client in &mut plan.clients {
             client.patience = plan.patience;
         }
         Ok(plan)
+    }
+
+    /// Nobody says anything, and nothing goes wrong.
+    fn calm(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            lists: vec![Arc::clone(&snapshot)],
+            snapshot,
+            faults: Vec::new(),
+            late: BTreeMap::new(),
+            strays: Vec::new(),
+            failover: false,
+            patience: Patience::USUAL,
+            resilient: false,
+            workers: 1,
+            poll: Nanos(30_000),
+            inside: Faults::none(),
+            outside: Faults::none(),
+            bad_links: BTreeMap::new(),
+            deaf_links: BTreeSet::new(),
+            slow_links: BTreeMap::new(),
+            late_votes: Nanos::ZERO,
+            late_orders: BTreeMap::new(),
+            restarts: Vec::new(),
+            bounds: Bounds::AMPLE,
+            no_buffer: 0,
+            short_of_buffers: false,
+            heal: WARM,
+            clients: Vec::new(),
+            spoofs: Vec::new(),
+            drift: Vec::new(),
+            accepting: Vec::new(),
+            expectations: Vec::new(),
+            deaf: Vec::new(),
+            ecmp_seed: 0,
+        }
     }
 
     /// Whether nothing at all goes wrong.
@@ -237,6 +267,13 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// Clocks of ingress hosts and trackers that do not go alike. Half a thousandth is what a broken oscillator does.
+    fn draw_clocks(&mut self, r: &mut Random) {
+        let drift = r.pick([0, 50, 500]);
+        let ppm = |_| r.between(0, 2 * drift) as i64 - drift as i64;
+        self.drift = (0..self.snapshot.members().len()).map(ppm).collect();
     }
 
     fn draw_spoofs(&mut self, r: &mut Random) {

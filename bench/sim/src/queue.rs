@@ -4,54 +4,70 @@ use std::collections::BinaryHeap;
 use jlb_role::Nanos;
 
 /// What is to happen, by virtual time; what is due at the same instant happens in the order in which it was asked for.
+///
+/// The heap moves small entries only; the events lie still.
 #[derive(Debug)]
 pub(crate) struct Queue<E> {
-    heap: BinaryHeap<Entry<E>>,
+    heap: BinaryHeap<Entry>,
+    events: Vec<Option<E>>,
+    free: Vec<u32>,
     sequence: u64,
 }
 
 impl<E> Queue<E> {
-    pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), sequence: 0 }
+    pub(crate) const fn new() -> Self {
+        Self { heap: BinaryHeap::new(), events: Vec::new(), free: Vec::new(), sequence: 0 }
     }
 
     pub(crate) fn push(&mut self, at: Nanos, event: E) {
-        self.heap.push(Entry { at, sequence: self.sequence, event });
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.events[place as usize] = Some(event);
+                place
+            }
+            None => {
+                self.events.push(Some(event));
+                (self.events.len() - 1) as u32
+            }
+        };
+        self.heap.push(Entry { at, sequence: self.sequence, place });
         self.sequence += 1;
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Nanos, E)> {
-        self.heap.pop().map(|e| (e.at, e.event))
+        let Entry { at, place, .. } = self.heap.pop()?;
+        self.free.push(place);
+        Some((at, self.events[place as usize].take()?))
     }
 }
 
 #[derive(Debug)]
-struct Entry<E> {
+struct Entry {
     at: Nanos,
     sequence: u64,
-    event: E,
+    place: u32,
 }
 
-impl<E> Ord for Entry<E> {
+impl Ord for Entry {
     /// The earliest is the greatest, as the heap gives the greatest first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.sequence).cmp(&(self.at, self.sequence))
     }
 }
 
-impl<E> PartialOrd for Entry<E> {
+impl PartialOrd for Entry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<E> PartialEq for Entry<E> {
+impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl<E> Eq for Entry<E> {}
+impl Eq for Entry {}
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::check::{Invariant, Violation};
 use crate::client::Outcome;
-use crate::plan::{Expectation, Plan};
+use crate::plan::{Expectation, Part, Plan};
 use crate::trace::{Sink, Trace};
 use crate::worker::Life;
 use crate::world::{Event, Node, World};
@@ -73,7 +73,7 @@ impl Report {
     #[must_use]
     pub fn replay(&self, without: Option<Rule>) -> String {
         let without = without.map_or_else(String::new, |rule| format!(" --without {rule:?}"));
-        format!("jlb-bench sim --seed {}{without} --trace", self.seed)
+        format!("jlb-bench sim --seed {}{without} --trace (or --minimise)", self.seed)
     }
 }
 
@@ -93,7 +93,21 @@ impl fmt::Display for Report {
 /// # Errors
 /// [`Failure`].
 pub fn run(seed: u64, without: Option<Rule>, sink: Option<Sink>) -> Result<Report, Failure> {
-    let plan = Plan::draw(seed)?;
+    run_without(seed, &BTreeSet::new(), without, sink)
+}
+
+/// As [`run()`], but with parts of its plan left out.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run_without(
+    seed: u64,
+    left_out: &BTreeSet<Part>,
+    without: Option<Rule>,
+    sink: Option<Sink>,
+) -> Result<Report, Failure> {
+    let mut plan = Plan::draw(seed)?;
+    plan.leave_out(left_out);
     let harmless = plan.harmless();
     let mut world = World::new(seed, plan, without, Trace::new(sink))?;
     let mut end = End::default();
@@ -104,11 +118,15 @@ pub fn run(seed: u64, without: Option<Rule>, sink: Option<Sink>) -> Result<Repor
         judge_clients(&mut world, harmless);
         judge_opens(&mut world, harmless);
     }
+    Ok(report(seed, world))
+}
+
+fn report(seed: u64, world: World) -> Report {
     let mut outcomes = [0; Report::OUTCOMES.len()];
     for outcome in world.plan.clients.iter().filter_map(crate::client::Client::outcome) {
         outcomes[outcome as usize] += 1;
     }
-    Ok(Report {
+    Report {
         seed,
         event_hash: world.trace.hash(),
         events: world.trace.events(),
@@ -118,7 +136,45 @@ pub fn run(seed: u64, without: Option<Rule>, sink: Option<Sink>) -> Result<Repor
         faults: world.plan.faults.len() as u64,
         amplification: world.opens.worst_ratio(),
         violations: world.found.0,
-    })
+    }
+}
+
+/// Runs the reference load for so long: 3 ingress hosts, 3 trackers, 4 backends, 50 connections at 10 client packets per
+/// second each, nothing that goes wrong. All invariants are watched, but the connections do not end.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run_reference(seed: u64, time: Nanos) -> Result<Report, Failure> {
+    let plan = Plan::reference(seed, time)?;
+    let mut world = World::new(seed, plan, None, Trace::new(None))?;
+    while world.step() && world.found.0.is_empty() {}
+    Ok(report(seed, world))
+}
+
+/// What of a failing seed's plan its violation does not need: as much as can be left out, part by part, while the same
+/// invariant is still violated. Empty for a seed that violates nothing.
+///
+/// # Errors
+/// [`Failure`].
+pub fn minimise(seed: u64, without: Option<Rule>) -> Result<BTreeSet<Part>, Failure> {
+    let mut left_out = BTreeSet::new();
+    let first = run(seed, without, None)?.violations.first().map(|v| v.invariant);
+    let Some(invariant) = first else { return Ok(left_out) };
+    // What could not go alone may go when others have: until nothing more does.
+    let mut before = None;
+    while before != Some(left_out.len()) {
+        before = Some(left_out.len());
+        for part in Plan::draw(seed)?.parts() {
+            if !left_out.insert(part) {
+                continue;
+            }
+            let report = run_without(seed, &left_out, without, None)?;
+            if report.violations.first().map(|v| v.invariant) != Some(invariant) {
+                left_out.remove(&part);
+            }
+        }
+    }
+    Ok(left_out)
 }
 
 /// The search for the end of a run.
@@ -283,6 +339,10 @@ fn judge_opens(world: &mut World, harmless: bool) {
     let now = world.now;
     for n in 0..world.nodes.len() as u16 {
         let Node::Ingress(_) = &world.nodes[usize::from(n)] else { continue };
+        // One that was taken out of the list.
+        if world.life(n) == Life::Down {
+            continue;
+        }
         let mut samples = Samples::default();
         collect(&world.nodes[usize::from(n)], &mut samples);
         let counted = samples.sum("jlb_opens_total", &[]) as u64;

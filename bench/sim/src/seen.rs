@@ -5,7 +5,7 @@ use core::fmt;
 use core::net::IpAddr;
 
 use jlb_map::Snapshot;
-use jlb_wire::{FiveTuple, Packet};
+use jlb_wire::{FiveTuple, MemberId, Packet};
 
 /// Kinds of packets, for faults and checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +31,8 @@ pub(crate) enum PacketKind {
 
 pub(crate) const PACKET_KINDS: usize = 12;
 
+/// The body kind of Epoch.
+const EPOCH: u8 = 4;
 /// The body kind of Probe, and the flag of its answer.
 const PROBE: u8 = 1;
 const ANSWER: u16 = 1;
@@ -59,12 +61,16 @@ pub(crate) struct Word {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub(crate) dst: IpAddr,
+    /// The member whose address that is.
+    pub(crate) to: Option<MemberId>,
     pub(crate) kind: PacketKind,
     pub(crate) word: Option<Word>,
     /// Flags and epoch of a body, and the first two numbers of its payload.
     body: Option<(u16, u32, u32, u32)>,
     /// An answer to the Probe of this worker.
     pub(crate) answers: Option<u8>,
+    /// An order of a sole owner, or an answer to one.
+    pub(crate) is_order: bool,
     /// The client's or server's packet: the whole, or what is inside.
     pub(crate) packet: Option<Packet>,
 }
@@ -77,17 +83,19 @@ impl Seen {
             6 => (IpAddr::from(array::<16>(bytes, 24)?), 40, *bytes.get(6)? == 17),
             _ => return None,
         };
+        let to = snapshot.member_by_address(dst).map(|member| member.id);
         let mut seen = Self {
             dst,
+            to,
             kind: PacketKind::Client,
             word: None,
             body: None,
             answers: None,
+            is_order: false,
             packet: None,
         };
         let geneve = l4 + 8;
-        let between_members = snapshot.member_by_address(dst).is_some();
-        if !between_members || !udp || be16(bytes, l4 + 2) != Some(snapshot.geneve_port()) {
+        if to.is_none() || !udp || be16(bytes, l4 + 2) != Some(snapshot.geneve_port()) {
             seen.packet = Packet::parse(bytes).ok();
             return Some(seen);
         }
@@ -95,6 +103,7 @@ impl Seen {
             (0x88b5, _) => {
                 let body = bytes.get(geneve + 8..)?;
                 let probe = *body.first()? == PROBE;
+                seen.is_order = *body.first()? == EPOCH;
                 seen.kind = if probe { PacketKind::Body } else { PacketKind::Refresh };
                 seen.body =
                     Some((be16(body, 2)?, be32(body, 4)?, be32(body, 40)?, be32(body, 44)?));

@@ -40,6 +40,14 @@ struct Server {
     heard: Nanos,
 }
 
+impl Server {
+    /// When it has something to do by itself.
+    fn due(&self, patience: Nanos) -> Option<Nanos> {
+        let patience = self.tcp.open().then_some(self.heard + patience);
+        [self.tcp.deadline(), patience].into_iter().flatten().min()
+    }
+}
+
 /// What the kernel's tracepoint says (`inet_sock_set_state`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SocketEvent {
@@ -157,11 +165,7 @@ impl Stack {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Nanos> {
-        let of = |s: &Server| {
-            let patience = s.tcp.open().then_some(s.heard + self.patience.server);
-            [s.tcp.deadline(), patience].into_iter().flatten().min()
-        };
-        let connections = self.connections.values().filter_map(of);
+        let connections = self.connections.values().filter_map(|s| s.due(self.patience.server));
         connections.chain(self.listeners.values().filter_map(|l| l.next_accept)).min()
     }
 
@@ -187,7 +191,10 @@ impl Stack {
             None => Met::NoSocket,
         };
         self.deliver_tcp(now, packet.tuple, &segment, out);
-        self.run_applications(now, scripts, out);
+        // Whoever else has something to do has a timer.
+        let mut busy = self.accept(now);
+        busy.insert(packet.tuple);
+        self.run_applications(now, &busy, scripts, out);
         met
     }
 
@@ -270,8 +277,11 @@ impl Stack {
 
     /// Timers of connections and applications.
     pub(crate) fn tick(&mut self, now: Nanos, scripts: &Scripts, out: &mut Output) {
-        let tuples: Vec<FiveTuple> = self.connections.keys().copied().collect();
-        for tuple in tuples {
+        let patience = self.patience.server;
+        let due =
+            self.connections.iter().filter(|(_, s)| s.due(patience).is_some_and(|at| at <= now));
+        let due: BTreeSet<FiveTuple> = due.map(|(tuple, _)| *tuple).collect();
+        for &tuple in &due {
             let Some(server) = self.connections.get_mut(&tuple) else { continue };
             let mut replies = Vec::new();
             let young = server.tcp.state == State::SynReceived;
@@ -282,25 +292,40 @@ impl Stack {
             self.settle(now, tuple, young, out);
             send(tuple, &replies, out);
         }
-        self.run_applications(now, scripts, out);
+        let mut busy = self.accept(now);
+        busy.extend(due);
+        self.run_applications(now, &busy, scripts, out);
     }
 
-    fn run_applications(&mut self, now: Nanos, scripts: &Scripts, out: &mut Output) {
+    /// Servers take connections off their queues, as far as it is time.
+    fn accept(&mut self, now: Nanos) -> BTreeSet<FiveTuple> {
+        let mut accepted = BTreeSet::new();
         for listener in self.listeners.values_mut() {
             while listener.next_accept.is_some_and(|due| due <= now) {
                 let due = now + listener.accepting.every;
-                if let Some(server) =
-                    listener.queue.pop_front().and_then(|t| self.connections.get_mut(&t))
+                if let Some(tuple) = listener.queue.pop_front()
+                    && let Some(server) = self.connections.get_mut(&tuple)
                 {
                     server.accepted = true;
+                    accepted.insert(tuple);
                 }
                 listener.next_accept = (!listener.queue.is_empty()).then_some(due);
             }
         }
-        let accepted: Vec<FiveTuple> =
-            self.connections.iter().filter(|(_, s)| s.accepted).map(|(t, _)| *t).collect();
-        for tuple in accepted {
-            let Some(server) = self.connections.get_mut(&tuple) else { continue };
+        accepted
+    }
+
+    /// The servers of these connections, if they have accepted them, look what there is to say.
+    fn run_applications(
+        &mut self,
+        now: Nanos,
+        busy: &BTreeSet<FiveTuple>,
+        scripts: &Scripts,
+        out: &mut Output,
+    ) {
+        for &tuple in busy {
+            let server = self.connections.get_mut(&tuple).filter(|s| s.accepted);
+            let Some(server) = server else { continue };
             let tcp = &mut server.tcp;
             let mut replies = Vec::new();
             if let Some(script) = scripts.get(&(tuple, tcp.irs)) {

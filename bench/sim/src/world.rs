@@ -37,6 +37,7 @@ pub(crate) enum Event {
     Arrive {
         link: (u16, u16),
         packet: FakeBuf,
+        answers: Option<u8>,
     },
     Poll {
         node: u16,
@@ -233,7 +234,7 @@ impl World {
             self.nodes.push(made);
             let life = if list == 0 { Life::Up } else { Life::Down };
             self.status.push(Status::new(life, list));
-            if role == MemberRole::Ingress {
+            if role == MemberRole::Ingress && life == Life::Up {
                 self.hops.push(node);
             }
         }
@@ -242,7 +243,7 @@ impl World {
 
     /// Makes one member, with nothing that it had before.
     fn make(&self, node: u16, list: usize, random: &mut Random) -> Result<Node, Failure> {
-        let (now, bounds, rules) = (self.now, self.plan.bounds, self.rules);
+        let (now, bounds, rules) = (self.local(node, self.now), self.plan.bounds, self.rules);
         let snapshot = &self.plan.lists[list];
         let member = &self.plan.snapshot.members()[usize::from(node)];
         let boot = BootId(random.next());
@@ -288,7 +289,7 @@ impl World {
             MemberRole::Backend => {
                 let stack = self.stack(member.id, random);
                 let words = (boot, random.next());
-                let b = Backend::new(member.id, snapshot, (rules, bounds), words, stack, now);
+                let b = Backend::new(member.id, snapshot, (rules, bounds), words, stack, self.now);
                 Node::Backend(Box::new(b))
             }
         })
@@ -350,7 +351,7 @@ impl World {
         let Some((now, event)) = self.queue.pop() else { return false };
         self.now = now;
         match event {
-            Event::Arrive { link, packet } => self.arrive(link, packet),
+            Event::Arrive { link, packet, answers } => self.arrive(link, packet, answers),
             Event::Poll { node, worker } => self.poll(node, worker),
             Event::Tick { node, worker } => self.tick(node, worker),
             Event::Stack { node } => self.stack_tick(node),
@@ -392,12 +393,43 @@ impl World {
                 self.plan.deaf_links.clear();
                 self.plan.slow_links.clear();
                 self.plan.late_votes = Nanos::ZERO;
+                self.plan.late_orders.clear();
                 self.plan.no_buffer = 0;
                 self.trace.event(now, 0, &[], || "healed".to_owned());
             }
             Event::Look => return false,
         }
         true
+    }
+
+    /// What the clock of an ingress host or tracker says then.
+    fn local(&self, node: u16, at: Nanos) -> Nanos {
+        match self.drift(node) {
+            0 => at,
+            drift => Nanos((u128::from(at.0) * speed(drift) / 1_000_000) as u64),
+        }
+    }
+
+    /// When that clock says so.
+    fn global(&self, node: u16, local: Nanos) -> Nanos {
+        match self.drift(node) {
+            0 => local,
+            drift => Nanos((u128::from(local.0) * 1_000_000).div_ceil(speed(drift)) as u64),
+        }
+    }
+
+    /// What all clocks say.
+    fn clocks(&self) -> Vec<Nanos> {
+        (0..self.nodes.len() as u16).map(|node| self.local(node, self.now)).collect()
+    }
+
+    fn drift(&self, node: u16) -> i64 {
+        match self.nodes.get(usize::from(node)) {
+            Some(Node::Backend(_)) => 0,
+            Some(Node::Ingress(_) | Node::Tracker(_)) | None => {
+                self.plan.drift.get(usize::from(node)).copied().unwrap_or(0)
+            }
+        }
     }
 
     fn workers(&self, node: u16) -> u8 {
@@ -414,10 +446,11 @@ impl World {
         while self.now < until {
             self.now = self.now + STEP;
             let mut io = FakeIo::default();
-            for node in &mut self.nodes {
+            let clocks = self.clocks();
+            for (node, now) in self.nodes.iter_mut().zip(clocks) {
                 if let Node::Ingress(workers) = node {
                     for _ in 0..8 {
-                        workers.iter_mut().for_each(|w| w.tick(self.now, &mut io));
+                        workers.iter_mut().for_each(|w| w.tick(now, &mut io));
                         io.sent.clear();
                     }
                 }
@@ -434,14 +467,15 @@ impl World {
         while self.now < until {
             self.now = self.now + Nanos::from_secs(1);
             let mut io = FakeIo::default();
-            for (node, status) in self.nodes.iter_mut().zip(&self.status) {
+            let clocks = self.clocks();
+            for ((node, status), now) in self.nodes.iter_mut().zip(&self.status).zip(clocks) {
                 if status.life == Life::Down {
                     continue;
                 }
                 for _ in 0..TICKS {
                     match node {
-                        Node::Ingress(w) => w.iter_mut().for_each(|w| w.tick(self.now, &mut io)),
-                        Node::Tracker(w) => w.iter_mut().for_each(|w| w.tick(self.now, &mut io)),
+                        Node::Ingress(w) => w.iter_mut().for_each(|w| w.tick(now, &mut io)),
+                        Node::Tracker(w) => w.iter_mut().for_each(|w| w.tick(now, &mut io)),
                         Node::Backend(b) => {
                             b.daemon_tick(self.now);
                             b.publish(self.now, &mut io);
@@ -462,6 +496,11 @@ impl World {
             }
         }
     }
+}
+
+/// Local time in a second, in microseconds.
+const fn speed(drift: i64) -> u128 {
+    (1_000_000 + drift) as u128
 }
 
 fn name(plan: &Plan, node: u16) -> &str {

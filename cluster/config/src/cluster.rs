@@ -358,7 +358,8 @@ const ADMISSION: [(&str, Admission); 2] =
 /// - `port`: 1 to 65535, at VIP and backends alike. Required.
 /// - `protocol`: `"tcp"` or `"udp"`. Required.
 /// - `backends`: names of members, or tables `{ member, weight, admission, max_connections }`, 1 to 1024. Required.
-/// - `policy`: `"random"` (default).
+/// - `policy`: how a tracker picks a backend: `"least-connections"` (default), `"power-of-two"`, `"random"`,
+///   `"round-robin"`, `"max-connections"`, `"consistent-hash"` (256 KiB per service).
 /// - `reject_ttl`: further backends tried when one refuses, 0 to 3. Default 3.
 /// - `on_exhausted`: when all refused: `"reset"` (default), `"drop"`, `"force"`.
 /// - `return_path`: `"egress"` (default) or `"direct"`.
@@ -376,7 +377,7 @@ fn service(
     let protocol = t.required("protocol", "write protocol = \"tcp\" or \"udp\"");
     let backends =
         t.required("backends", "name the members that serve it: backends = [\"backend-1\"]");
-    let policy = policy(&mut t);
+    let policy = t.word("policy", Policy::default(), &Policy::ALL.map(|p| (p.label(), p)));
     let ttl = t.number(
         "reject_ttl",
         DEFAULT_REJECT_TTL.into(),
@@ -433,23 +434,6 @@ fn service(
 
 fn items<'a>(list: Option<&Item<'a>>, mend: &str) -> Vec<Item<'a>> {
     list.and_then(|i| i.list(mend)).unwrap_or_default()
-}
-
-/// The policies of the design that are not built yet are known by name, so that nobody takes them for a typing mistake.
-fn policy(t: &mut Table<'_>) -> Option<Policy> {
-    let Some(item) = t.optional("policy") else { return Some(Policy::Random) };
-    let planned =
-        ["round-robin", "max-connections", "least-connections", "power-of-two", "consistent-hash"];
-    if let Some(text) = item.value.as_str()
-        && planned.contains(&text)
-    {
-        item.mistake(
-            format!("the policy `{text}` is not in this version"),
-            "write \"random\", the only one so far",
-        );
-        return None;
-    }
-    item.word(&[("random", Policy::Random)])
 }
 
 fn backend(item: &Item<'_>, names: &Names) -> Option<Backend> {

@@ -135,7 +135,7 @@ pub enum Idle {
 /// `[ingress]`: sizes, for all workers of the host together. All memory is taken at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ingress {
-    /// `flow_capacity`: flows that it remembers, 1024 to 67108864. Default 1048576. Each costs about 33 bytes: 35 MB.
+    /// `flow_capacity`: flows that it remembers, 1024 to 67108864. Default 1048576. Each costs about 31 bytes: 33 MB.
     /// A full table refuses new flows.
     pub flow_capacity: u32,
     /// `pending_capacity`: flows that wait for a backend's answer, 64 to 65536. Default 16384. Each costs about

@@ -224,7 +224,7 @@ fn wrong_clusters_are_refused_with_line_and_column() {
         ("[\"backend-1\"]", "[{ member = \"tracker-1\" }]", 35, 13, "service[0].backends[0]", "is no backend, its role is flowtracker"),
         ("[\"backend-1\"]", "[{ member = \"backend-1\", weight = 0 }]", 35, 46, "service[0].backends[0].weight", "0 is not between 1 and 1000"),
         ("[\"backend-1\"]", "[]", 35, 12, "service[0].backends", "at least one"),
-        ("policy = \"random\"", "policy = \"power-of-two\"", 36, 10, "service[0].policy", "not in this version"),
+        ("policy = \"random\"", "policy = \"power-of-too\"", 36, 10, "service[0].policy", "`power-of-too` is not known"),
         ("reject_ttl = 3", "reject_ttl = 4", 37, 14, "service[0].reject_ttl", "4 is not between 0 and 3"),
         ("on_exhausted = \"reset\"", "on_exhausted = \"rest\"", 38, 16, "service[0].on_exhausted", "`rest` is not known"),
         ("max_connections = 100", "max_connections = 0", 39, 19, "service[0].max_connections", "neither"),

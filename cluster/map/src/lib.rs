@@ -10,6 +10,7 @@
 
 mod digest;
 mod keys;
+mod maglev;
 mod member;
 mod partition;
 mod problem;
@@ -22,6 +23,7 @@ mod validate;
 
 pub use digest::Digest;
 pub use keys::Keys;
+pub use maglev::{MAGLEV_PLACES, Maglev};
 pub use member::{Addresses, Member, MemberRole};
 pub use partition::{TRIO, Trio};
 pub use problem::{Fault, MemberField, Place, Problem, Problems, ServiceField};

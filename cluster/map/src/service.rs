@@ -25,13 +25,48 @@ impl ServiceId {
     }
 }
 
-/// How the primary tracker picks a backend.
+/// How a tracker picks a backend. Whether that one takes the flow is its own decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Policy {
     /// At random, by weight.
-    #[default]
     Random = 1,
+    /// One after the other, as often as their weights say. Each tracker counts for itself.
+    RoundRobin = 2,
+    /// At random, by weight, among those that have room under their `max_connections`; nobody has: refused at once.
+    MaxConnections = 3,
+    /// The one that has the fewest flows for its weight. The default, by data: docs/load-balancing.md.
+    #[default]
+    LeastConnections = 4,
+    /// Of two that are drawn at random, by weight, the one that has fewer flows for its weight.
+    PowerOfTwo = 5,
+    /// The one that the flow's hash belongs to ([`crate::Maglev`]); who refuses sends it to the next hash.
+    ConsistentHash = 6,
+}
+
+impl Policy {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Random,
+        Self::RoundRobin,
+        Self::MaxConnections,
+        Self::LeastConnections,
+        Self::PowerOfTwo,
+        Self::ConsistentHash,
+    ];
+
+    /// As it is written.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "round-robin",
+            Self::MaxConnections => "max-connections",
+            Self::LeastConnections => "least-connections",
+            Self::PowerOfTwo => "power-of-two",
+            Self::ConsistentHash => "consistent-hash",
+        }
+    }
 }
 
 /// Whether new flows are taken at all.

@@ -6,8 +6,8 @@ use jlb_flow::Partition;
 use jlb_wire::{Epoch, MemberId, Protocol, Version};
 
 use crate::{
-    Digest, Family, Keys, Member, MemberRole, Prefix, Problems, Service, ServiceId, Spec, Trio,
-    digest, partition, validate,
+    Digest, Family, Keys, Maglev, Member, MemberRole, Policy, Prefix, Problems, Service, ServiceId,
+    Spec, Trio, digest, partition, validate,
 };
 
 /// The cluster at one generation: checked, immutable, with the look-ups that the packet path needs.
@@ -22,10 +22,13 @@ pub struct Snapshot {
     vips: HashMap<IpAddr, (), ahash::RandomState>,
     by_role: [Box<[MemberId]>; MemberRole::ALL.len()],
     trios: Box<[Trio]>,
+    /// By service; of those whose policy asks for it.
+    maglev: Box<[Option<Maglev>]>,
 }
 
 impl Snapshot {
-    /// Checks a spec as a whole and makes the snapshot. Takes about 0.1 ms per tracker, for the partition map.
+    /// Checks a spec as a whole and makes the snapshot. Takes about 0.1 ms per tracker, for the partition map, and some
+    /// milliseconds per service with the policy `consistent-hash`, for its table.
     ///
     /// # Errors
     /// Everything that is wrong with it.
@@ -54,8 +57,23 @@ impl Snapshot {
         });
         let trios =
             partition::trios(spec.keys.hash_key, &by_role[MemberRole::FlowTracker as usize - 1]);
+        let maglev = spec.services.iter().map(|s| {
+            let wanted = s.policy == Policy::ConsistentHash;
+            wanted.then(|| Maglev::new(spec.keys.hash_key, s)).flatten()
+        });
+        let maglev = maglev.collect();
         let digest = digest::digest(&spec);
-        Ok(Arc::new(Self { spec, digest, positions, by_address, by_vip, vips, by_role, trios }))
+        Ok(Arc::new(Self {
+            spec,
+            digest,
+            positions,
+            by_address,
+            by_vip,
+            vips,
+            by_role,
+            trios,
+            maglev,
+        }))
     }
 
     /// Raised by every change of the list.
@@ -166,6 +184,12 @@ impl Snapshot {
         self.spec.services.get(id.index())
     }
 
+    /// The table of a service whose policy is [`Policy::ConsistentHash`].
+    #[must_use]
+    pub fn maglev(&self, id: ServiceId) -> Option<&Maglev> {
+        self.maglev.get(id.index())?.as_ref()
+    }
+
     /// Whether an address is a VIP of any service.
     #[must_use]
     pub fn is_vip(&self, ip: IpAddr) -> bool {
@@ -176,6 +200,24 @@ impl Snapshot {
     #[must_use]
     pub fn trio(&self, partition: Partition) -> Trio {
         self.trios[partition.index()]
+    }
+
+    /// The partitions of one of a tracker's workers (partition modulo `workers`) in whose trio it is alone but for members
+    /// that are absent: what it may come to own alone (rule 14). None for a worker that there cannot be.
+    pub fn lonely(
+        &self,
+        owner: MemberId,
+        (worker, workers): (u8, u8),
+        is_absent: impl Fn(MemberId) -> bool,
+    ) -> impl Iterator<Item = Partition> {
+        let (worker, workers) = (usize::from(worker), usize::from(workers));
+        Partition::all().filter(move |&partition| {
+            let trio = self.trio(partition);
+            worker < workers
+                && partition.index() % workers == worker
+                && trio.contains(owner)
+                && trio.iter().all(|id| id == owner || is_absent(id))
+        })
     }
 
     /// Source and destination address of packets from one member to another: the preferred family if both have it,

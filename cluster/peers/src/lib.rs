@@ -25,6 +25,7 @@ mod fixture;
 
 pub use envelope::{Carried, Envelope};
 pub use messages::Messages;
+pub use peer::Standing;
 pub use peers::{
     ASK_AGAIN, DEAD_AFTER, HEARTBEAT_LIMIT, MISSED_LIMIT, PROBE_AGENTS, PROBE_BY_AGENT,
     PROBE_DATAPLANE, Peers, PeersConfig, ReceivedBody,

@@ -9,6 +9,19 @@ const CALM: Nanos = Nanos::from_secs(10);
 /// So long another member's word that it does not hear a backend counts: it is repeated with every answer to Probe.
 const WITNESS_FOR: Nanos = Nanos::from_secs(1);
 
+/// What a backend's last answer to Probe says of us (rule 14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// When it was asked first: it said so then, or later.
+    pub asked: Nanos,
+    /// Under which boot it said so.
+    pub boot: BootId,
+    /// Not 0: our votes do not count there ([`jlb_wire::Probe::shut_out`]).
+    pub shut_out: u8,
+    /// It obeys us alone.
+    pub obeys: bool,
+}
+
 /// What is known of one other member.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -40,6 +53,7 @@ pub(crate) struct Peer {
     /// What was last reported.
     pub(crate) told_up: bool,
     pub(crate) heartbeat_age_ms: u32,
+    pub(crate) standing: Option<Standing>,
     pub(crate) leaving: bool,
     pub(crate) cold: bool,
     /// Of its member list, as its last Probe says.
@@ -73,6 +87,7 @@ impl Peer {
             falls: 0,
             told_up: false,
             heartbeat_age_ms: 0,
+            standing: None,
             leaving: false,
             cold: false,
             epoch: None,

@@ -8,11 +8,11 @@ use jlb_role::{
     Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Report, UnderlayDst, WorkerId,
 };
 use jlb_wire::{
-    Body, BodyKind, BootId, Epoch, MAX_BODY_PAYLOAD, MemberId, Members, Payload, Probe, Refresh,
-    body_flags,
+    Body, BodyKind, BootId, Epoch, LoadReport, MAX_BODY_PAYLOAD, MemberId, Members, Payload, Probe,
+    Refresh, body_flags,
 };
 
-use crate::peer::Peer;
+use crate::peer::{Peer, Standing};
 use crate::send::{buffer_with, wrap};
 use crate::{Carried, Envelope, Messages, Random, body_reason};
 
@@ -282,6 +282,12 @@ impl Peers {
         peer.boot.map(|_| Nanos(u64::from(peer.heartbeat_age_ms) * 1_000_000))
     }
 
+    /// What a backend said last of our votes.
+    #[must_use]
+    pub fn standing(&self, member: MemberId) -> Option<Standing> {
+        self.peer(member)?.standing
+    }
+
     /// Whether a member says that it is about to leave.
     #[must_use]
     pub fn leaving(&self, member: MemberId) -> bool {
@@ -383,7 +389,7 @@ impl Peers {
                 let begins = at + Body::HEADER_LEN;
                 return Ok(Next::Role(body, begins..begins + payload.len()));
             }
-            BodyKind::Load => return Err(Reason::WrongKind),
+            BodyKind::Load => return self.read_load(now, &body, payload, at),
         }
         let (probe, silent) = Probe::parse(payload).ok_or(Reason::Malformed)?;
         if body.flags & body_flags::ANSWER == 0 {
@@ -414,9 +420,9 @@ impl Peers {
 
     fn read_answer(&mut self, now: Nanos, body: &Body, probe: &Probe) -> Result<Next, Reason> {
         let peer = self.peers[body.sender.index()].as_mut().ok_or(Reason::NotAMember)?;
-        let asked = peer.nonce.is_some_and(|(nonce, _)| nonce == body.nonce);
+        let asked = peer.nonce.filter(|&(nonce, _)| nonce == body.nonce);
         let booted = peer.boot != Some(body.boot);
-        if booted && !asked {
+        if booted && asked.is_none() {
             return Err(Reason::UnknownBoot);
         }
         if booted {
@@ -425,9 +431,12 @@ impl Peers {
         }
         // Late answers, to a nonce before the latest, are life too.
         peer.accept(now, body.boot, body.sequence)?;
-        if asked {
+        if let Some((_, asked)) = asked {
             peer.nonce = None;
             peer.heartbeat_age_ms = probe.heartbeat_age_ms;
+            let obeys = body.flags & body_flags::OBEYS != 0;
+            let shut_out = probe.shut_out;
+            peer.standing = Some(Standing { asked, boot: body.boot, shut_out, obeys });
         }
         self.learn_leaving(body);
         self.note(body.sender);
@@ -457,6 +466,31 @@ impl Peers {
         }
         self.accept(now, body.sender, body.boot, body.sequence)?;
         self.messages.received_body(BodyKind::Refresh);
+        let begins = at + Body::HEADER_LEN;
+        Ok(Next::Role(*body, begins..begins + payload.len()))
+    }
+
+    /// A tracker's workers are told one by one.
+    fn read_load(
+        &mut self,
+        now: Nanos,
+        body: &Body,
+        payload: &[u8],
+        at: usize,
+    ) -> Result<Next, Reason> {
+        if self.role != MemberRole::FlowTracker {
+            return Err(Reason::WrongKind);
+        }
+        let (load, _) = LoadReport::parse(payload).ok_or(Reason::Malformed)?;
+        if load.worker != self.config.worker.0 {
+            return if load.worker < self.config.workers {
+                Ok(Next::Other(WorkerId(load.worker)))
+            } else {
+                Err(Reason::Malformed)
+            };
+        }
+        self.accept(now, body.sender, body.boot, body.sequence)?;
+        self.messages.received_body(BodyKind::Load);
         let begins = at + Body::HEADER_LEN;
         Ok(Next::Role(*body, begins..begins + payload.len()))
     }
@@ -617,6 +651,7 @@ impl Peers {
             // Who runs this code is running.
             heartbeat_age_ms: 0,
             worker,
+            shut_out: 0,
         }
     }
 

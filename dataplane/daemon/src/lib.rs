@@ -313,6 +313,15 @@ pub(crate) fn tell(name: &str, report: Report) {
                 "{name} is dead: neither we nor another member hears it, so its clients are told to connect again"
             );
         }
-        Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave | Report::Collect(_) => {}
+        Report::Sole(true) => warn!(
+            "no other tracker of some partitions answers: we decide alone there, and what is known of their flows is known to us only"
+        ),
+        Report::Sole(false) => info!("two trackers decide again"),
+        Report::Warm(_)
+        | Report::WaitsFor { .. }
+        | Report::MayLeave
+        | Report::Collect(_)
+        | Report::Pulled { .. }
+        | Report::SoleChanged { .. } => {}
     }
 }

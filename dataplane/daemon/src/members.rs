@@ -14,7 +14,9 @@ pub struct Members {
     seen: BTreeMap<MemberId, Seen>,
     /// Workers of a tracker that do not yet know what all backends have, and whom they wait for.
     cold: BTreeSet<WorkerId>,
-    waited_for: BTreeSet<MemberId>,
+    waited_for: BTreeMap<WorkerId, Vec<MemberId>>,
+    /// Workers of a tracker that decide alone for some partitions.
+    sole: BTreeSet<WorkerId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +32,8 @@ impl Members {
             me,
             seen: BTreeMap::new(),
             cold: BTreeSet::new(),
-            waited_for: BTreeSet::new(),
+            waited_for: BTreeMap::new(),
+            sole: BTreeSet::new(),
         }
     }
 
@@ -44,15 +47,29 @@ impl Members {
         match report {
             Report::Warm(true) => {
                 self.cold.remove(&worker);
-                if self.cold.is_empty() {
-                    self.waited_for.clear();
-                }
+                self.waited_for.remove(&worker);
             }
             Report::Warm(false) => {
                 self.cold.insert(worker);
             }
+            Report::Sole(sole) => {
+                let was = self.is_sole();
+                if sole {
+                    self.sole.insert(worker);
+                } else {
+                    self.sole.remove(&worker);
+                }
+                if self.is_sole() != was {
+                    crate::tell("", report);
+                }
+            }
             Report::WaitsFor { member } => {
-                self.waited_for.insert(member);
+                // A round goes through the list by id: what comes behind the last one begins another.
+                let waits_for = self.waited_for.entry(worker).or_default();
+                if waits_for.last().is_some_and(|&last| last >= member) {
+                    waits_for.clear();
+                }
+                waits_for.push(member);
             }
             Report::PeerBoot { .. }
             | Report::PeerAlive { .. }
@@ -69,7 +86,9 @@ impl Members {
             | Report::ListMismatch { .. }
             | Report::BackendDead { .. }
             | Report::MayLeave
-            | Report::Collect(_) => {}
+            | Report::Collect(_)
+            | Report::Pulled { .. }
+            | Report::SoleChanged { .. } => {}
         }
     }
 
@@ -82,7 +101,13 @@ impl Members {
             Report::PeerAlive { member } => (member, |seen| seen.alive = true),
             Report::PeerSuspect { member } => (member, |seen| seen.alive = false),
             Report::ListMismatch { member } | Report::BackendDead { member } => (member, |_| {}),
-            Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave | Report::Collect(_) => {
+            Report::Warm(_)
+            | Report::WaitsFor { .. }
+            | Report::MayLeave
+            | Report::Collect(_)
+            | Report::Sole(_)
+            | Report::Pulled { .. }
+            | Report::SoleChanged { .. } => {
                 return;
             }
         };
@@ -104,7 +129,14 @@ impl Members {
     #[must_use]
     pub fn cold(&self) -> Option<Vec<&str>> {
         let name = |id: &MemberId| self.cluster.member(*id).map(|m| m.name.as_str());
-        (!self.cold.is_empty()).then(|| self.waited_for.iter().filter_map(name).collect())
+        let waited_for: BTreeSet<_> = self.waited_for.values().flatten().collect();
+        (!self.cold.is_empty()).then(|| waited_for.into_iter().filter_map(name).collect())
+    }
+
+    /// Whether a worker decides alone for some partitions.
+    #[must_use]
+    pub fn is_sole(&self) -> bool {
+        !self.sole.is_empty()
     }
 
     pub(crate) fn status(&self) -> Value {

@@ -47,6 +47,22 @@ impl Mbuf {
         self.head().nb_segs == 1
     }
 
+    /// Asks for the cache line of the head that everything here reads, without waiting for it.
+    #[inline]
+    pub(crate) fn fetch_head(&self) {
+        prefetch(self.0.as_ptr().cast());
+    }
+
+    /// Asks for the packet's first cache line and the one in front of it.
+    #[inline]
+    pub(crate) fn fetch_data(&self) {
+        let head = self.head();
+        // Not dereferenced, so wherever it points.
+        let data = head.buf_addr.cast::<u8>().wrapping_add(usize::from(head.data_off));
+        prefetch(data);
+        prefetch(data.wrapping_sub(CACHE_LINE));
+    }
+
     fn set_len(&mut self, len: u16) {
         let head = self.head_mut();
         head.data_len = len;
@@ -56,6 +72,23 @@ impl Mbuf {
     /// Bytes `start..start + n` of the data.
     fn part_mut(&mut self, start: usize, n: usize) -> &mut [u8] {
         &mut self.bytes_mut()[start..start + n]
+    }
+}
+
+const CACHE_LINE: usize = 64;
+
+/// Asks for the cache line at a place, without waiting for it.
+#[inline(always)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(unused_variables, reason = "stable Rust has no prefetch there")
+)]
+fn prefetch(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: `prefetcht0` belongs to the x86_64 baseline and cannot fault, wherever the pointer leads.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
     }
 }
 

@@ -38,6 +38,7 @@ impl RxQueue {
         // those of several segments, which an Mbuf must not be, go before anybody sees them.
         unsafe { packets.set_len(old + received) };
 
+        fetch(packets.get(old..).unwrap_or_default());
         if packets.iter().skip(old).all(Mbuf::is_single) {
             return Received { packets: received, oversized: 0 };
         }
@@ -45,6 +46,14 @@ impl RxQueue {
         let kept = packets.len() - old;
         Received { packets: kept, oversized: received - kept }
     }
+}
+
+/// Asks for all that the packets' way through needs, so that it comes at once instead of one after the other: each
+/// head, then the packet's first bytes and the bytes in front of them, where another header will be.
+#[inline]
+fn fetch(packets: &[Mbuf]) {
+    packets.iter().for_each(Mbuf::fetch_head);
+    packets.iter().for_each(Mbuf::fetch_data);
 }
 
 /// A port's transmit queue. One thread at a time: see [`RxQueue`].

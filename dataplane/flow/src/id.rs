@@ -5,6 +5,8 @@ use jlb_role::WorkerId;
 use jlb_wire::FiveTuple;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use crate::sip;
+
 /// Number of partitions: the flow id's first 12 bits.
 pub const PARTITIONS: usize = 4096;
 
@@ -72,6 +74,15 @@ impl FlowId {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
+    }
+
+    /// From its first and last 8 bytes, each in little-endian order.
+    #[must_use]
+    #[inline]
+    pub const fn from_halves(first: u64, last: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = first.to_le_bytes();
+        let [i, j, k, l, m, n, o, p] = last.to_le_bytes();
+        Self([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
     }
 
     /// Its bytes.
@@ -145,9 +156,7 @@ impl Fingerprint {
     /// The whole id again, from the half that the table keeps and [`FlowId::bucket_hash`], kept by the caller.
     #[must_use]
     pub const fn with_bucket_hash(self, bucket_hash: u64) -> FlowId {
-        let [a, b, c, d, e, f, g, h] = self.0.to_le_bytes();
-        let [i, j, k, l, m, n, o, p] = bucket_hash.to_le_bytes();
-        FlowId([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        FlowId::from_halves(self.0, bucket_hash)
     }
 }
 
@@ -159,7 +168,10 @@ pub struct FlowHasher {
 }
 
 #[derive(Clone, Copy)]
-struct Keyed(SipHasher13);
+struct Keyed {
+    bytes: SipHasher13,
+    words: sip::Keyed,
+}
 
 impl fmt::Debug for Keyed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -171,7 +183,8 @@ impl FlowHasher {
     /// With the cluster's key.
     #[must_use]
     pub fn new(key: HashKey) -> Self {
-        Self { keyed: Keyed(SipHasher13::new_with_key(&key.0)) }
+        let (bytes, words) = (SipHasher13::new_with_key(&key.0), sip::Keyed::new(key.0));
+        Self { keyed: Keyed { bytes, words } }
     }
 
     /// The id of the flow with that five-tuple.
@@ -181,11 +194,43 @@ impl FlowHasher {
         self.id_of(tuple.canonical())
     }
 
+    /// The id for canonical bytes, given as `W` words in little-endian order (2 of IPv4, 5 of IPv6).
+    #[must_use]
+    #[inline]
+    pub fn id_of_words<const W: usize>(&self, words: &[u64; W]) -> FlowId {
+        let [low, high] = self.keyed.words.hash(words);
+        FlowId::from_halves(low, high)
+    }
+
+    /// The ids of `count` flows, hashed side by side, each as by [`Self::id_of_words`] of the words that `words` gives for
+    /// its number. `each` gets them in order.
+    #[inline]
+    pub fn ids_of_words<const W: usize>(
+        &self,
+        count: usize,
+        words: impl Fn(usize) -> [u64; W],
+        mut each: impl FnMut(FlowId),
+    ) {
+        for first in (0..count).step_by(sip::TOGETHER) {
+            let here = (count - first).min(sip::TOGETHER);
+            let mut messages = [[0; sip::TOGETHER]; W];
+            for n in 0..here {
+                for (message, word) in messages.iter_mut().zip(words(first + n)) {
+                    message[n] = word;
+                }
+            }
+            let [low, high] = self.keyed.words.hash_all(&messages);
+            for (&low, &high) in low.iter().zip(&high).take(here) {
+                each(FlowId::from_halves(low, high));
+            }
+        }
+    }
+
     /// The id for canonical bytes.
     #[must_use]
     #[inline]
     pub fn id_of(&self, canonical: &[u8]) -> FlowId {
-        let mut hasher = self.keyed.0;
+        let mut hasher = self.keyed.bytes;
         hasher.write(canonical);
         FlowId(hasher.finish128().as_bytes())
     }
@@ -242,6 +287,30 @@ mod tests {
         assert!(partitions.iter().all(|&k| (64 - 48..=64 + 48).contains(&k)));
         // Mean n / 3 = 87381, standard deviation 241.
         assert!(workers.iter().all(|&k| k.abs_diff(n / 3) < 1500), "{workers:?}");
+    }
+
+    #[test]
+    fn words_are_hashed_like_their_bytes() {
+        let hasher = FlowHasher::new(KEY);
+        for n in 0..1000u64 {
+            let words: [u64; 5] =
+                core::array::from_fn(|w| (n + 7 * w as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            assert_eq!(hasher.id_of_words(&words), hasher.id_of(&bytes));
+            let two = [words[0], words[1]];
+            assert_eq!(hasher.id_of_words(&two), hasher.id_of(&bytes[..16]));
+        }
+        let mut narrow = hasher;
+        narrow.keyed.words = narrow.keyed.words.narrow();
+        for count in 0..40 {
+            let words = |n: usize| [n as u64, !(n as u64) << 20, 3, 4, 5];
+            let expected: Vec<_> = (0..count).map(|n| hasher.id_of_words(&words(n))).collect();
+            for hasher in [hasher, narrow] {
+                let mut ids = Vec::new();
+                hasher.ids_of_words(count, words, |id| ids.push(id));
+                assert_eq!(ids, expected);
+            }
+        }
     }
 
     #[test]

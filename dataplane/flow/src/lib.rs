@@ -15,6 +15,7 @@
 mod id;
 mod prefetch;
 mod remembered;
+mod sip;
 mod slab;
 mod table;
 mod wheel;

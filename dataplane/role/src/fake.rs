@@ -12,13 +12,14 @@ pub struct FakeBuf {
     end: usize,
 }
 
+/// As much headroom as an mbuf has on receipt (RTE_PKTMBUF_HEADROOM).
+const START: usize = if BUFFER_HEADROOM > 128 { BUFFER_HEADROOM } else { 128 };
+
 impl FakeBuf {
     /// An empty buffer, as [`Io::alloc`] gives it.
     #[must_use]
     pub fn new() -> Self {
-        // As much headroom as an mbuf has on receipt (RTE_PKTMBUF_HEADROOM).
-        let start = BUFFER_HEADROOM.max(128);
-        Self { room: vec![0; start + BUFFER_ROOM].into(), start, end: start }
+        Self { room: vec![0; START + BUFFER_ROOM].into(), start: START, end: START }
     }
 
     /// A buffer that holds `packet`.
@@ -27,10 +28,20 @@ impl FakeBuf {
     /// When the packet is longer than [`BUFFER_ROOM`].
     #[must_use]
     pub fn holding(packet: &[u8]) -> Self {
-        let mut b = Self::new();
-        b.end = b.start + packet.len();
-        b.bytes_mut().copy_from_slice(packet);
-        b
+        Self::new().filled(packet)
+    }
+
+    /// The same buffer, but with `packet` in it, where a new one would have it. What else it held is still there, as in an
+    /// mbuf that was used before.
+    ///
+    /// # Panics
+    /// As [`Self::holding`].
+    #[must_use]
+    pub fn filled(mut self, packet: &[u8]) -> Self {
+        self.start = START;
+        self.end = START + packet.len();
+        self.bytes_mut().copy_from_slice(packet);
+        self
     }
 }
 
@@ -89,11 +100,23 @@ pub struct FakeIo {
     pub reports: VecDeque<Report>,
     /// When true, `alloc` fails: an empty mempool.
     pub exhausted: bool,
+    /// Buffers that were used before and are taken first. Whoever puts none here gets new ones.
+    pub spare: Vec<FakeBuf>,
+}
+
+impl FakeIo {
+    /// A buffer that holds `packet`: a spare one if there is one.
+    ///
+    /// # Panics
+    /// As [`FakeBuf::holding`].
+    pub fn holding(&mut self, packet: &[u8]) -> FakeBuf {
+        self.spare.pop().unwrap_or_default().filled(packet)
+    }
 }
 
 impl Io<FakeBuf> for FakeIo {
     fn alloc(&mut self) -> Option<FakeBuf> {
-        (!self.exhausted).then(FakeBuf::new)
+        (!self.exhausted).then(|| self.holding(&[]))
     }
     fn send(&mut self, b: FakeBuf, to: UnderlayDst) {
         self.sent.push_back((b, to));

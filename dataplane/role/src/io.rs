@@ -68,6 +68,24 @@ pub enum Report {
     MayLeave,
     /// A tracker's worker pulls the flows of its partitions: an agent's daemon is to collect them from the kernel half.
     Collect(Collect),
+    /// A tracker's worker decides alone for some partitions, since no other member of their trios answers; or not any more.
+    Sole(bool),
+    /// A tracker's worker that was shut out pulls: an agent's daemon is to see to it that the kernel half takes no message
+    /// of that worker up to this one any more, before it writes what [`Self::SoleChanged`] asks for next.
+    Pulled {
+        /// Which tracker.
+        member: MemberId,
+        /// Its boot id.
+        boot: BootId,
+        /// Sequence number of its pull.
+        sequence: u64,
+    },
+    /// An agent's sole owners have changed, or whom they shut out, for the so-manieth time: its daemon is to write them into the kernel half's map,
+    /// and to say when that is done.
+    SoleChanged {
+        /// Which change.
+        change: u64,
+    },
 }
 
 /// Whose flows an agent's daemon is to collect.

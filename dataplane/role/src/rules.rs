@@ -44,6 +44,8 @@ pub enum Rule {
     NotMine,
     /// A backend is dead only when two members do not hear it (design, section 4).
     TwoWitnesses,
+    /// A tracker decides alone only after all live agents have acknowledged that (rule 14).
+    SoleFence,
 }
 
 /// Which rules are on: a type parameter of every role.
@@ -67,7 +69,7 @@ impl Rules for AllRules {
 
 impl Rule {
     /// All rules, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::TwoVotes,
         Self::FirstWriterWins,
         Self::DecideOnce,
@@ -89,6 +91,7 @@ impl Rule {
         Self::OneEpoch,
         Self::NotMine,
         Self::TwoWitnesses,
+        Self::SoleFence,
     ];
 }
 

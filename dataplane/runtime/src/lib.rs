@@ -68,6 +68,7 @@ mod clock;
 mod ethernet;
 mod idle;
 mod link;
+mod lone;
 mod metrics;
 mod options;
 mod runtime;
@@ -75,5 +76,6 @@ mod worker;
 
 pub use clock::Clock;
 pub use jlb_neighbours::{MacAddr, Neighbours, NotAMacAddr, NotAPrefix, Prefix};
+pub use lone::Lone;
 pub use options::{Idle, Options};
 pub use runtime::{Handle, Reports, Runtime, SendError, StartError};

@@ -1,10 +1,9 @@
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use crossbeam_utils::CachePadded;
 use jlb_dpdk::{
     Eal, JoinError, LaunchError, Mbuf, Mempool, OpenPort, PoolError, Port, PortError, ROOM, Running,
 };
@@ -23,9 +22,9 @@ use crate::{Clock, Options, metrics};
 /// not scheduled for a fraction of a millisecond.
 const HAND_OVER_RING: usize = 512;
 /// Commands that wait for a worker.
-const COMMANDS: usize = 64;
+pub(crate) const COMMANDS: usize = 64;
 /// Reports that wait for the control thread: a whole cluster may change at once, 4095 members are too many to hope.
-const REPORTS: usize = 1024;
+pub(crate) const REPORTS: usize = 1024;
 
 /// Reports of all workers, in the order in which each made them.
 pub type Reports = mpsc::Receiver<(WorkerId, Report)>;
@@ -111,12 +110,7 @@ impl<E: Send + 'static> Runtime<E> {
         (port_options.rx_queues, port_options.tx_queues) = (workers.into(), workers.into());
         let OpenPort { port, rx, tx } = Port::open(eal, &options.device, &port_options, &pool)?;
 
-        let shared = Arc::new(Shared {
-            clock: Clock::start(),
-            stop: AtomicBool::new(false),
-            heartbeats: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-            flow_packets: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-        });
+        let shared = Arc::new(Shared::new(workers, Clock::start()));
         let (report, reports) = mpsc::channel(REPORTS);
         let (commands, orders): (Vec<_>, Vec<Receiver<_>>) =
             (0..workers).map(|_| bounded(COMMANDS)).unzip();

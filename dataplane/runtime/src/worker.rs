@@ -38,6 +38,13 @@ pub(crate) struct Shared {
     pub(crate) flow_packets: Box<[CachePadded<AtomicU64>]>,
 }
 
+impl Shared {
+    pub(crate) fn new(workers: u8, clock: Clock) -> Self {
+        let zeros = || (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
+        Self { clock, stop: AtomicBool::new(false), heartbeats: zeros(), flow_packets: zeros() }
+    }
+}
+
 /// One worker: a role, its queue, its rings.
 #[derive(Debug)]
 pub(crate) struct Worker<R: Role<Mbuf>> {
@@ -48,7 +55,7 @@ pub(crate) struct Worker<R: Role<Mbuf>> {
     neighbours: Cache<Arc<ArcSwap<Neighbours>>, Arc<Neighbours>>,
     commands: Receiver<Command<R::Event>>,
     shared: Arc<Shared>,
-    idle: Idle,
+    backoff: Backoff,
 
     busy: Nanos,
     received: u64,
@@ -64,6 +71,7 @@ impl<R: Role<Mbuf>> Worker<R> {
         shared: Arc<Shared>,
         idle: Idle,
     ) -> Self {
+        let backoff = Backoff::new(idle, shared.clock.now());
         Self {
             role,
             rx,
@@ -72,7 +80,7 @@ impl<R: Role<Mbuf>> Worker<R> {
             neighbours: Cache::new(neighbours),
             commands,
             shared,
-            idle,
+            backoff,
             busy: Nanos::ZERO,
             received: 0,
             ignored: [0; Ignored::ALL.len()],
@@ -83,34 +91,40 @@ impl<R: Role<Mbuf>> Worker<R> {
     pub(crate) fn run(mut self) {
         // Only costs power when it fails: sleeps are then kept to 50 µs, the kernel's default.
         let _ = nix::sys::prctl::set_timerslack(TIMER_SLACK_NANOS);
-        let mut backoff = Backoff::new(self.idle, self.shared.clock.now());
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let now = self.shared.clock.now();
-            self.heartbeat(now);
-            let flow_packets = self.role.flow_packets();
-            let (packets, worked) = self.turn(now);
-            let after = self.role.flow_packets();
-            let active = match (flow_packets, after) {
-                (Some(before), Some(after)) => before != after,
-                (None, _) | (_, None) => packets,
-            };
-            if active
-                && let Some(shared) = self.shared.flow_packets.get(usize::from(self.link.me.0))
-            {
-                shared.store(after.unwrap_or(self.received), Ordering::Relaxed);
-            }
-            if worked {
-                let end = self.shared.clock.now();
-                self.busy = self.busy + end.since(now);
-            }
-            if active {
-                backoff.active(now);
-            }
-            if !worked {
-                backoff.pause(now, self.role.next_deadline()).take();
-            }
+            self.once();
         }
         self.link.flush();
+    }
+
+    /// Goes round once, and rests when there was nothing to do.
+    pub(crate) fn once(&mut self) {
+        let now = self.shared.clock.now();
+        self.heartbeat(now);
+        let flow_packets = self.role.flow_packets();
+        let (packets, worked) = self.turn(now);
+        let after = self.role.flow_packets();
+        let active = match (flow_packets, after) {
+            (Some(before), Some(after)) => before != after,
+            (None, _) | (_, None) => packets,
+        };
+        if active && let Some(shared) = self.shared.flow_packets.get(usize::from(self.link.me.0)) {
+            shared.store(after.unwrap_or(self.received), Ordering::Relaxed);
+        }
+        if worked {
+            let end = self.shared.clock.now();
+            self.busy = self.busy + end.since(now);
+        }
+        if active {
+            self.backoff.active(now);
+        }
+        if !worked {
+            self.backoff.pause(now, self.role.next_deadline()).take();
+        }
+    }
+
+    pub(crate) const fn role(&self) -> &R {
+        &self.role
     }
 
     fn heartbeat(&self, now: Nanos) {

@@ -22,7 +22,7 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::control::wire_enum;
-use crate::{BootId, Epoch, FiveTuple, Incarnation, Load, MacKeys, MemberId, Version};
+use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId, Version};
 
 /// Payload bytes that a body may have: what fits 1500 bytes with the IPv6 overhead.
 pub const MAX_BODY_PAYLOAD: usize = 1392;
@@ -49,13 +49,15 @@ pub mod body_flags {
     pub const LEAVING: u16 = 1 << 1;
     /// Probe: the sender is a tracker that does not yet know what all backends have: ask somebody else.
     pub const COLD: u16 = 1 << 2;
+    /// Probe: an agent obeys the asking worker of a tracker alone (rule 14).
+    pub const OBEYS: u16 = 1 << 3;
     /// Refresh: a tracker asks for a batch of flows; so it acknowledges all batches before.
     pub const PULL: u16 = 1;
     /// Refresh: some of them.
     pub const BATCH: u16 = 1 << 1;
     /// Refresh: the end marker: all flows were sent, and Opens that name an older boot are void from here on.
     pub const END: u16 = 1 << 3;
-    /// Epoch: a tracker owns partitions alone from here on (to agents); an agent obeys it (to the other trackers).
+    /// Epoch: a tracker owns partitions alone from here on.
     pub const SOLE_OWNER: u16 = 1;
     /// Epoch: two votes are needed again.
     pub const TWO_VOTES: u16 = 1 << 1;
@@ -210,6 +212,9 @@ pub struct Probe {
     pub heartbeat_age_ms: u32,
     /// The asking worker, echoed: the answer is for it.
     pub worker: u8,
+    /// An agent's answer to a tracker: not 0 while that worker's votes do not count there, since another tracker decides
+    /// alone, or did so and that worker has not pulled since. The number goes up with each time (rule 14).
+    pub shut_out: u8,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -219,7 +224,7 @@ struct ProbeLayout {
     digest: U64,
     heartbeat_age_ms: U32,
     worker: u8,
-    reserved: u8,
+    shut_out: u8,
     silent: U16,
 }
 
@@ -241,6 +246,7 @@ impl Probe {
             digest: l.digest.get(),
             heartbeat_age_ms: l.heartbeat_age_ms.get(),
             worker: l.worker,
+            shut_out: l.shut_out,
         };
         Some((probe, Members(silent)))
     }
@@ -268,7 +274,7 @@ impl Probe {
             digest: self.digest.into(),
             heartbeat_age_ms: self.heartbeat_age_ms.into(),
             worker: self.worker,
-            reserved: 0,
+            shut_out: self.shut_out,
             silent: silent.into(),
         })
     }
@@ -282,67 +288,6 @@ impl Members<'_> {
     /// Who.
     pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
         self.0.chunks_exact(2).filter_map(|b| MemberId::new(u16::from_be_bytes([b[0], b[1]])))
-    }
-}
-
-/// Payload of a Load: 24 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadReport {
-    /// The backend's counter.
-    pub counter: u64,
-    /// Queue depth and CPU, as in control messages.
-    pub load: Load,
-    /// Live flows.
-    pub active: u32,
-    /// Memory in use, 0 ..= 65535 for 0 ..= 1.
-    pub memory: u16,
-    /// Pressure stall share, 0 ..= 65535 for 0 ..= 1.
-    pub pressure: u16,
-}
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-struct LoadLayout {
-    counter: U64,
-    queue: U16,
-    cpu: U16,
-    active: U32,
-    memory: U16,
-    pressure: U16,
-    reserved: U32,
-}
-
-const _: () = assert!(size_of::<LoadLayout>() == LoadReport::LEN);
-
-impl LoadReport {
-    /// Bytes.
-    pub const LEN: usize = 24;
-
-    /// Parses a payload.
-    #[must_use]
-    pub fn parse(payload: &[u8]) -> Option<Self> {
-        let (l, _) = LoadLayout::read_from_prefix(payload).ok()?;
-        Some(Self {
-            counter: l.counter.get(),
-            load: Load { queue: l.queue.get(), cpu: l.cpu.get() },
-            active: l.active.get(),
-            memory: l.memory.get(),
-            pressure: l.pressure.get(),
-        })
-    }
-
-    /// Writes the payload.
-    #[must_use]
-    pub fn emit(&self) -> [u8; Self::LEN] {
-        zerocopy::transmute!(LoadLayout {
-            counter: self.counter.into(),
-            queue: self.load.queue.into(),
-            cpu: self.load.cpu.into(),
-            active: self.active.into(),
-            memory: self.memory.into(),
-            pressure: self.pressure.into(),
-            reserved: 0.into(),
-        })
     }
 }
 
@@ -430,6 +375,8 @@ pub struct Refresh {
     pub workers: u8,
     /// END: member id of the sole owner that the agent obeys, 0 for none.
     pub sole: u16,
+    /// PULL: the [`Probe::shut_out`] that the tracker knows of: it counts no marker from before.
+    pub shut_out: u8,
     /// BATCH, END: the backend's counter when the flows were collected: whatever it admitted before is in the list.
     pub counter: u64,
 }
@@ -443,7 +390,8 @@ struct RefreshLayout {
     worker: u8,
     workers: u8,
     sole: U16,
-    reserved: U16,
+    shut_out: u8,
+    reserved: u8,
     counter: U64,
 }
 
@@ -468,6 +416,7 @@ impl Refresh {
             worker: l.worker,
             workers: l.workers,
             sole: l.sole.get(),
+            shut_out: l.shut_out,
             counter: l.counter.get(),
         };
         Some((refresh, RefreshRecords(rest)))
@@ -483,7 +432,8 @@ impl Refresh {
             worker: self.worker,
             workers: self.workers,
             sole: self.sole.into(),
-            reserved: 0.into(),
+            shut_out: self.shut_out,
+            reserved: 0,
             counter: self.counter.into(),
         });
         out[..Self::LEN].copy_from_slice(&head);

@@ -11,9 +11,9 @@
 //! +-----------------+-----------------------+-----------+-----------+
 //! | sender          | receiver              | flags     |reason| 0  | 24
 //! +-----------------+-----------------------+-----------+-----------+
-//! | load                                    | tried[0]  | tried[1]  | 32
+//! | load: queue     | load: cpu             | tried[0]  | tried[1]  | 32
 //! +-----------------------------------------+-----------+-----------+
-//! | tried[2]        | tried[3]              | 0                     | 40
+//! | tried[2]        | tried[3]              | load: live            | 40
 //! +-----------------+-----------------------+-----------------------+
 //! | boot id of the sender                                           | 48
 //! | sequence number of the sender                                   | 56
@@ -118,6 +118,29 @@ wire_enum! {
         Exhausted = 9 => "exhausted",
         /// Not a service of this host.
         NotServed = 10 => "not_served",
+        /// Others are less busy, or the host has more than it wants: no candidate that is asked last says this.
+        Busy = 11 => "busy",
+    }
+}
+
+impl RejectReason {
+    /// Whether the next flow will most likely be refused for the same reason, however few flows the host has.
+    #[must_use]
+    pub const fn lasts(self) -> bool {
+        match self {
+            Self::NoListener
+            | Self::Refuse
+            | Self::TableFull
+            | Self::AgentDown
+            | Self::Drain
+            | Self::NotServed => true,
+            Self::None
+            | Self::QueueFull
+            | Self::MaxConnections
+            | Self::Cancelled
+            | Self::Exhausted
+            | Self::Busy => false,
+        }
     }
 }
 
@@ -187,6 +210,32 @@ pub struct Load {
     pub queue: u16,
     /// CPU utilisation, 0 ..= 65535 for 0 ..= 1.
     pub cpu: u16,
+    /// Live flows of the service on this host. In a tracker's Open, the [`Bar`].
+    pub live: u32,
+}
+
+/// What a tracker's Open says of the others that it could ask: a candidate that has this many live flows of the service,
+/// or more, is to refuse. 0: it is the last that will be asked, so only what it cannot bear counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bar(pub u32);
+
+impl Bar {
+    /// The last candidate: nobody else will be asked.
+    pub const LAST: Self = Self(0);
+    /// There are others, of whose load nothing is known.
+    pub const UNKNOWN: Self = Self(u32::MAX);
+
+    /// Whether a candidate with so many live flows leaves the flow to others.
+    #[must_use]
+    pub const fn refuses(self, live: u32) -> bool {
+        self.0 != 0 && live >= self.0
+    }
+
+    /// As an Open carries it.
+    #[must_use]
+    pub const fn to_wire(self) -> Load {
+        Load { queue: 0, cpu: 0, live: self.0 }
+    }
 }
 
 /// A control message, without its MAC.
@@ -222,7 +271,7 @@ pub struct Control {
     pub flags: Flags,
     /// Why, in a Reject.
     pub reason: RejectReason,
-    /// The backend's load, in its own messages.
+    /// The backend's load, in its own messages; in a tracker's Open the [`Bar`].
     pub load: Load,
     /// Backends that refused already, in order.
     pub tried: Tried,
@@ -298,7 +347,7 @@ struct Layout {
     queue: U16,
     cpu: U16,
     tried: [U16; MAX_TRIED],
-    reserved_2: U32,
+    live: U32,
     boot: U64,
     sequence: U64,
     word_a: U64,
@@ -404,7 +453,7 @@ impl Control {
             receiver: required(l.receiver)?,
             flags: Flags(l.flags.get()),
             reason: RejectReason::from_wire(l.reason).ok_or(ControlError::Malformed)?,
-            load: Load { queue: l.queue.get(), cpu: l.cpu.get() },
+            load: Load { queue: l.queue.get(), cpu: l.cpu.get(), live: l.live.get() },
             tried,
             boot: BootId(l.boot.get()),
             sequence: l.sequence.get(),
@@ -435,7 +484,7 @@ impl Control {
             queue: self.load.queue.into(),
             cpu: self.load.cpu.into(),
             tried: self.tried.0.map(U16::new),
-            reserved_2: 0.into(),
+            live: self.load.live.into(),
             boot: self.boot.0.into(),
             sequence: self.sequence.into(),
             word_a: self.word_a.into(),

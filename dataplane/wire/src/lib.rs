@@ -16,20 +16,22 @@ mod bytes;
 pub mod checksum;
 mod control;
 mod geneve;
+mod glance;
 mod ids;
 mod inner;
 mod ip;
+mod load;
 mod mac;
 mod synth;
 mod tuple;
 mod version;
 
 pub use body::{
-    Body, BodyError, BodyKind, LoadReport, MAX_BODY_PAYLOAD, Members, Probe, Refresh,
-    RefreshRecord, RefreshRecords, SoleOwner, body_flags,
+    Body, BodyError, BodyKind, MAX_BODY_PAYLOAD, Members, Probe, Refresh, RefreshRecord,
+    RefreshRecords, SoleOwner, body_flags,
 };
 pub use control::{
-    CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,
+    Bar, CONTROL_OPTION_LEN, Control, ControlError, Flags, HOP_BUDGET, Kind, Load, MAX_TRIED,
     RejectReason, Tried, not_mine_proof, proves_over,
 };
 pub use geneve::{
@@ -37,9 +39,11 @@ pub use geneve::{
     GeneveError, OPTION_CLASS, OPTION_TYPE, OVERHEAD_V4, OVERHEAD_V6, Outer, Payload,
     decapsulated_traffic_class, entropy_port,
 };
+pub use glance::{Glance, words_of};
 pub use ids::{BootId, Epoch, Incarnation, MemberId};
 pub use inner::{Packet, PacketError, Tcp, tcp_flags};
 pub use ip::IpHeader;
+pub use load::{LoadReport, ServiceLoad, ServiceLoads};
 pub use mac::{MacKey, MacKeys};
 pub use synth::{
     MAX_FLOW_HEADERS, OPEN_PAYLOAD, OpenCut, flow_headers, mend, transport_checksum_fits,

@@ -111,6 +111,11 @@ impl FiveTuple {
         (family && protocol.is_some() && tail.iter().all(|&b| b == 0)).then_some(tuple)
     }
 
+    /// From the padded form that [`crate::Glance`] made.
+    pub(crate) const fn of_padded(bytes: [u8; Self::LEN]) -> Self {
+        Self { bytes }
+    }
+
     /// The canonical bytes: 16 or 40.
     #[must_use]
     #[inline]

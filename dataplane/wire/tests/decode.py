@@ -66,7 +66,7 @@ def check_control(body, inner):
     assert (incarnation, cookie) == (0xDEADBEEF, 0x12345678)
     assert ids == (1, 21, 22, 33, 22, 33), ids
     assert (flags, reason, zero, queue, cpu) == (9, 2 if kind == 3 else 0, 0, 5, 0x8000)
-    assert tried == (31, 32, 0, 0)
+    assert tried == (31, 32, 0, 0) and struct.unpack(">I", body[44:48]) == (7,)
     assert (boot, sequence) == (0x1122334455667788, 2 << 56 | 77)
     assert (word_a, word_b) == (0xAAAAAAAA00000001, 0xBBBBBBBB00000002)
     signed = body[:2] + b"\0" + body[3:80]

@@ -5,7 +5,7 @@ mod common;
 
 use common::{KEYS, control, tuple};
 use jlb_wire::{
-    Body, Content, Control, ControlError, FiveTuple, Flags, Incarnation, Kind, Load,
+    Body, Content, Control, ControlError, FiveTuple, Flags, Glance, Incarnation, Kind, Load,
     MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, OpenCut, Outer, Packet, PacketError, Probe,
     Protocol, Refresh, RejectReason, flow_headers, mend, transport_checksum_fits,
 };
@@ -66,11 +66,11 @@ proptest! {
     #[test]
     fn control_round_trips_and_is_bound_to_everything(
         tuple in any_tuple(), other in any_tuple(), kind in 0..Kind::ALL.len(), reason in 0..RejectReason::ALL.len(),
-        words: (u64, u64, u64), incarnation: u32, queue: u16, flags in 0..=Flags::KNOWN.0, flip in 0..Control::LEN * 8,
+        words: (u64, u64, u64, u32), incarnation: u32, queue: u16, flags in 0..=Flags::KNOWN.0, flip in 0..Control::LEN * 8,
     ) {
         let message = Control {
             kind: Kind::ALL[kind], reason: RejectReason::ALL[reason], word_a: words.0, word_b: words.1,
-            sequence: words.2, incarnation: Incarnation(incarnation), load: Load { queue, cpu: 1 }, flags: Flags(flags),
+            sequence: words.2, incarnation: Incarnation(incarnation), load: Load { queue, cpu: 1, live: words.3 }, flags: Flags(flags),
             ..control(Kind::Open)
         };
         let option = message.emit(&tuple, &KEYS);
@@ -126,10 +126,44 @@ proptest! {
         prop_assert!(transport_checksum_fits(&bytes, &again));
     }
 
+    /// What is usual is seen at a glance, and a glance never sees anything else than the parser.
+    #[test]
+    fn a_glance_sees_what_the_parser_sees(
+        tuple in any_tuple(), payload in vec(any::<u8>(), 0..100), at in 0usize..64, byte: u8, padding in 0usize..9, cut: bool,
+    ) {
+        let mut bytes = client_packet(&tuple, 1, &payload);
+        bytes.resize(bytes.len() + padding, 0xaa);
+        let whole = Packet::parse(&bytes).unwrap();
+        prop_assert_eq!(Glance::at(&bytes), Some(Glance::of(&whole)));
+        prop_assert_eq!(Glance::of(&whole).tuple(), tuple);
+
+        let at = at % bytes.len();
+        let old = std::mem::replace(&mut bytes[at], byte);
+        // Most mutations of an IPv4 header are caught by its checksum: let half of them pass.
+        if !tuple.is_v6() && at < 20 && cut {
+            let word = |b: &[u8], n: usize| u32::from(u16::from_be_bytes([b[n & !1], b[n | 1]]));
+            let new = word(&bytes, at);
+            let mut before = bytes.clone();
+            before[at] = old;
+            let sum = 0xffff - word(&bytes, 10) + (0xffff - word(&before, at)) + new;
+            let mended = jlb_wire::checksum::finish(sum);
+            if at / 2 != 5 {
+                bytes[10..12].copy_from_slice(&mended.to_be_bytes());
+            }
+        } else if cut {
+            bytes.truncate(at);
+        }
+        if let Some(glance) = Glance::at(&bytes) {
+            let parsed = Packet::parse(&bytes);
+            prop_assert_eq!(parsed.map(|p| Glance::of(&p)), Ok(glance));
+        }
+    }
+
     #[test]
     fn parsers_never_panic_on_noise(bytes in vec(any::<u8>(), 0..400)) {
         let _ = Outer::parse(&bytes, 6081);
         let _ = Packet::parse(&bytes);
+        let _ = Glance::at(&bytes);
         let _ = Body::parse(&bytes, &KEYS);
         let _ = Probe::parse(&bytes);
         let _ = jlb_wire::SoleOwner::parse(&bytes).map(|(_, absent)| absent.iter().count());
@@ -180,7 +214,7 @@ fn every_sample_parses_back() {
 
 #[test]
 fn probe_lists_silent_backends() {
-    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 3, worker: 4 };
+    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 3, worker: 4, shut_out: 5 };
     let ids: Vec<_> = (1..=900).filter_map(MemberId::new).collect();
     let mut out = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let len = probe.emit_with(&ids, &mut out);

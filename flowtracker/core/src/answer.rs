@@ -3,9 +3,10 @@
 use jlb_flow::{Cookie, FlowId};
 use jlb_map::{MemberRole, OnExhausted};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
-use jlb_wire::{BootId, Flags, HOP_BUDGET, Incarnation, MemberId, Protocol};
+use jlb_wire::{Bar, BootId, Flags, HOP_BUDGET, Incarnation, MemberId, Protocol};
 
 use crate::entry::{Candidate, Entry, Pending, Tombstone};
+use crate::pick::{Ask, Picked};
 use crate::send::Offer;
 use crate::tracker::{Message, Tracker};
 
@@ -168,7 +169,7 @@ impl<R: Rules> Tracker<R> {
         };
         self.count_reject(&message);
         // The vote is free, and where we may not lead the chain any more, we vote no more.
-        if let Some(why) = self.may_not_head(message.flow.partition()) {
+        if let Some(why) = self.may_not_head(now, message.flow.partition()) {
             self.store.remove(&message.flow);
             return io.drop(message.buf, why);
         }
@@ -211,23 +212,24 @@ impl<R: Rules> Tracker<R> {
         let trio = self.snapshot.trio(message.flow.partition());
         let Some(pending) = self.store.pending(cookie).copied() else { return };
         let (vip, protocol) = (message.tuple.vip(), message.tuple.protocol());
-        let service = self
-            .snapshot
-            .service(vip.ip(), vip.port(), protocol)
-            .and_then(|id| self.snapshot.service_by_id(id));
+        let service = self.snapshot.service(vip.ip(), vip.port(), protocol);
         let bounded = self.rules.on(Rule::RejectTtl);
         let untried = service.filter(|_| !pending.force && (pending.reject_ttl > 0 || !bounded));
-        let untried = untried.map_or(Ok(None), |service| {
-            self.choice(service).pick(&pending.tried, (&pending.flow, pending.incarnation))
+        let untried = untried.map_or(Ok(None), |id| {
+            let flow = (&pending.flow, pending.incarnation);
+            let reject_ttl = pending.reject_ttl.saturating_sub(1);
+            self.pick(now, &Ask::new(id, flow, &pending.tried, reject_ttl))
         });
         let untried = match untried {
             Ok(untried) => untried,
             // The candidate stays, as one that refused; the ingress's next Open brings us here again.
             Err(why) => return io.drop(message.buf, why),
         };
-        let forces = service.is_some_and(|s| s.on_exhausted == OnExhausted::Force);
+        let forces = service
+            .and_then(|id| self.snapshot.service_by_id(id))
+            .is_some_and(|s| s.on_exhausted == OnExhausted::Force);
         let next = match untried {
-            Some(backend) => Candidate::Backend(backend),
+            Some(Picked { backend, .. }) => Candidate::Backend(backend),
             None if forces && !pending.force => Candidate::Force(pending.backend),
             None => Candidate::Refused,
         };
@@ -237,9 +239,9 @@ impl<R: Rules> Tracker<R> {
                 Offer { head: me, head_boot: boot, ..Offer::of(&pending, &message.control) };
             return self.refuse(now, message, &offer, trio, io);
         };
-        if let Some(stored) = self.store.pending_mut(cookie) {
+        if let Some(stored) = self.store.reoffer(cookie, backend) {
             *stored = Pending {
-                backend,
+                bar: untried.map_or(Bar::LAST, |picked| picked.bar),
                 force: matches!(next, Candidate::Force(_)),
                 refused: false,
                 head: me,

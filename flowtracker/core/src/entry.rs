@@ -1,6 +1,6 @@
 use jlb_flow::{Cookie, FlowId, TimerId};
 use jlb_role::Nanos;
-use jlb_wire::{BootId, Control, FiveTuple, Flags, Incarnation, MemberId, Protocol, Tried};
+use jlb_wire::{Bar, BootId, Control, FiveTuple, Flags, Incarnation, MemberId, Protocol, Tried};
 
 /// What a flow table holds for a flow.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +88,8 @@ pub(crate) struct Pending {
     pub(crate) cookie: u32,
     pub(crate) reject_ttl: u8,
     pub(crate) tried: Tried,
+    /// How busy the backend may be, where others can be asked.
+    pub(crate) bar: Bar,
     /// When to cancel, and how often that was done since the entry was last driven.
     pub(crate) timer: Option<TimerId>,
     pub(crate) cancels: u32,

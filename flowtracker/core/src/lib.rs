@@ -18,22 +18,28 @@
 //! | `refresh` | one pull: batches asked for and come |
 //! | `sources` | the backends' end markers, and whom to pull when |
 //! | `warmth` | the partitions of which we do not yet know all flows |
+//! | `lease` | whether another one may decide alone |
+//! | `sole` | the last one of a trio decides alone |
 //! | `leave` | when we may go without loss |
 //! | `send` | the messages that we write |
 //! | `store` | flows, pending entries, tombstones, refusals; all bounded |
-//! | `policy` | the choice of a backend |
+//! | `choice` | whom new flows may be offered to |
+//! | `pick` | the policies: who is offered one, by what is known of the backends' load |
 #![forbid(unsafe_code)]
 
 mod answer;
+mod choice;
 mod entry;
+mod lease;
 mod leave;
 mod metrics;
 mod open;
-mod policy;
+pub mod pick;
 mod pull;
 mod query;
 mod refresh;
 mod send;
+mod sole;
 mod sources;
 mod store;
 mod tracker;

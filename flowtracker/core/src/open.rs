@@ -1,12 +1,12 @@
 //! Open: from an ingress, for a new flow; from a tracker, for our vote.
 
-use jlb_flow::Cookie;
-use jlb_map::{MAX_REJECT_TTL, MemberRole, Service, ServiceId, Trio};
+use jlb_flow::{Cookie, FlowId};
+use jlb_map::{MAX_REJECT_TTL, MemberRole, ServiceId, Trio};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
-use jlb_wire::{Incarnation, MemberId, Protocol};
+use jlb_wire::{Bar, Incarnation, MemberId, Protocol};
 
 use crate::entry::{Candidate, Entry, Pending, Refusal};
-use crate::policy::Choice;
+use crate::pick::{Ask, Picked};
 use crate::query::Whereabouts;
 use crate::send::Offer;
 use crate::tracker::{Message, Tracker};
@@ -36,6 +36,7 @@ impl<R: Rules> Tracker<R> {
         message: Message<B>,
         io: &mut impl Io<B>,
     ) {
+        self.free_from_the_dead(now, &message.flow);
         let (tuple, control) = (&message.tuple, &message.control);
         let vip = tuple.vip();
         let Some(service) = self.snapshot.service(vip.ip(), vip.port(), tuple.protocol()) else {
@@ -59,8 +60,12 @@ impl<R: Rules> Tracker<R> {
         if vote && control.epoch != self.snapshot.epoch() && self.rules.on(Rule::OneEpoch) {
             return io.drop(message.buf, Reason::WrongEpoch);
         }
-        if self.warmth.is_cold(message.flow.partition()) {
-            self.open_while_cold(now, message, io);
+        if self.is_cold(message.flow.partition()) {
+            self.open_unless_new(now, message, Reason::Cold, io);
+        } else if (vote && self.sole.owns(message.flow.partition()))
+            || !self.may_vote(now, message.flow.partition())
+        {
+            self.open_unless_new(now, message, Reason::SoleOwner, io);
         } else if control.ingress == Some(control.sender) {
             self.open_from_ingress(now, message, (service, trio), io);
         } else if trio.contains(control.sender) {
@@ -71,16 +76,27 @@ impl<R: Rules> Tracker<R> {
     }
 
     /// What we know of is known, and there is no vote that it could be at odds with; else others are to be asked (rule 4).
-    fn open_while_cold<B: PacketBuf>(
+    fn open_unless_new<B: PacketBuf>(
         &mut self,
         now: Nanos,
         message: Message<B>,
+        why: Reason,
         io: &mut impl Io<B>,
     ) {
         if let Standing::Established { backend, incarnation } = self.standing(now, &message) {
             self.send_state(message, Whereabouts::At(backend, incarnation), io);
         } else {
-            io.drop(message.buf, Reason::Cold);
+            io.drop(message.buf, why);
+        }
+    }
+
+    /// A vote for a dead backend is free: at once when somebody asks, without its Cancel's being due, which may be a second away.
+    fn free_from_the_dead(&mut self, now: Nanos, flow: &FlowId) {
+        let Some(Entry::Pending(cookie)) = self.store.entry(flow) else { return };
+        let backend = self.store.pending(cookie).map(|pending| pending.backend);
+        let two = self.rules.on(Rule::TwoWitnesses);
+        if backend.is_some_and(|backend| self.peers.dead(now, backend, two)) {
+            self.store.remove(flow);
         }
     }
 
@@ -159,14 +175,13 @@ impl<R: Rules> Tracker<R> {
             }
             Standing::Refused(refusal) => {
                 let offer = self.offer_of(&message, Candidate::Refused, refusal.tried);
+                if self.votes_alone(message.flow.partition()) {
+                    return self.refuse(now, message, &offer, trio, io);
+                }
                 self.ask_second(message, &offer, trio, io);
             }
             Standing::Free { heir } => {
-                let snapshot = std::sync::Arc::clone(&self.snapshot);
-                let Some(service) = snapshot.service_by_id(service_id) else {
-                    return io.drop(message.buf, Reason::NoService);
-                };
-                self.begin(now, message, (service, trio), heir, io);
+                self.begin(now, message, (service_id, trio), heir, io);
             }
         }
     }
@@ -176,40 +191,33 @@ impl<R: Rules> Tracker<R> {
         &mut self,
         now: Nanos,
         message: Message<B>,
-        (service, trio): (&Service, Trio),
+        (service_id, trio): (ServiceId, Trio),
         heir: Option<MemberId>,
         io: &mut impl Io<B>,
     ) {
         let tried = jlb_wire::Tried::default();
-        let choice = self.choice(service);
-        let flow = (&message.flow, message.control.incarnation);
-        let picked = match heir.filter(|&h| service.backend(h).is_some() && choice.may_have(h)) {
-            Some(heir) => Ok(Some(heir)),
-            None => choice.pick(&tried, flow),
+        let serves = |h| self.snapshot.service_by_id(service_id)?.backend(h).map(|b| b.member);
+        let heir = heir.and_then(serves).filter(|&h| self.choice().may_have(h));
+        let picked = match heir {
+            Some(backend) => Ok(Some(Picked { backend, bar: Bar::UNKNOWN })),
+            None => {
+                let flow = (&message.flow, message.control.incarnation);
+                let reject_ttl = message.control.reject_ttl.min(MAX_REJECT_TTL);
+                self.pick(now, &Ask::new(service_id, flow, &tried, reject_ttl))
+            }
         };
-        let backend = match picked {
-            Ok(Some(backend)) => backend,
+        let Picked { backend, bar } = match picked {
+            Ok(Some(picked)) => picked,
             Ok(None) => {
                 let offer = self.offer_of(&message, Candidate::Refused, tried);
                 return self.refuse(now, message, &offer, trio, io);
             }
             Err(why) => return io.drop(message.buf, why),
         };
-        let offer = self.offer_of(&message, Candidate::Backend(backend), tried);
+        let offer = Offer { bar, ..self.offer_of(&message, Candidate::Backend(backend), tried) };
         match self.store.put_pending(now, vote(&message, &offer, (backend, false))) {
             Ok(cookie) => self.drive(now, message, cookie, trio, io),
             Err(why) => io.drop(message.buf, why),
-        }
-    }
-
-    pub(crate) fn choice<'a>(&'a self, service: &'a Service) -> Choice<'a> {
-        Choice {
-            service,
-            snapshot: &self.snapshot,
-            peers: &self.peers,
-            sources: &self.sources,
-            careless: !self.rules.on(Rule::Cold),
-            salt: self.salt,
         }
     }
 
@@ -232,6 +240,7 @@ impl<R: Rules> Tracker<R> {
             tried,
             hop_budget: control.hop_budget.saturating_sub(1),
             cut: control.flags.has(jlb_wire::Flags::CUT),
+            bar: Bar::LAST,
         }
     }
 
@@ -259,6 +268,10 @@ impl<R: Rules> Tracker<R> {
         trio: Trio,
         io: &mut impl Io<B>,
     ) {
+        if self.votes_alone(message.flow.partition()) {
+            let us = (self.peers.me(), self.peers.own_boot());
+            return self.send_to_backend(message, offer, us, io);
+        }
         let Some(second) = self.second_for(trio) else {
             return io.drop(message.buf, Reason::NoTracker);
         };
@@ -270,7 +283,7 @@ impl<R: Rules> Tracker<R> {
         self.send_to_second(message, offer, second, io);
     }
 
-    /// Nobody takes the flow: our vote to refuse it, and the question for another one (rule 13). A pending entry goes;
+    /// Nobody takes the flow: our vote to refuse it, and the question for another one (rule 13), if there is another one. A pending entry goes;
     /// it stays when the refusal cannot be remembered.
     pub(crate) fn refuse<B: PacketBuf>(
         &mut self,
@@ -280,7 +293,8 @@ impl<R: Rules> Tracker<R> {
         trio: Trio,
         io: &mut impl Io<B>,
     ) {
-        let voted = !self.rules.on(Rule::RefusalIsVoted);
+        let alone = self.votes_alone(message.flow.partition());
+        let voted = alone || !self.rules.on(Rule::RefusalIsVoted);
         let refusal = Refusal { voted, head: self.peers.me(), tried: offer.tried };
         if let Err(why) = self.store.refuse(now, &message.flow, offer.incarnation, refusal) {
             return io.drop(message.buf, why);
@@ -418,7 +432,9 @@ impl<R: Rules> Tracker<R> {
             }
         };
         let head_boot = jlb_wire::BootId(control.word_a);
-        let offer = Offer { head, head_boot, ..self.offer_of(&message, candidate, control.tried) };
+        let bar = Bar(control.load.live);
+        let offer =
+            Offer { head, head_boot, bar, ..self.offer_of(&message, candidate, control.tried) };
         match self.store.put_pending(now, vote(&message, &offer, vote_for)) {
             Ok(cookie) => self.second(now, message, cookie, (ingress, control.cookie), io),
             Err(why) => io.drop(message.buf, why),
@@ -444,6 +460,7 @@ impl<R: Rules> Tracker<R> {
             head_boot: jlb_wire::BootId(control.word_a),
             reject_ttl: control.reject_ttl,
             tried: control.tried,
+            bar: Bar(control.load.live),
             ..Offer::of(pending, control)
         };
         let us = (self.peers.me(), self.peers.own_boot());
@@ -483,6 +500,7 @@ fn vote<B>(message: &Message<B>, offer: &Offer, (backend, force): (MemberId, boo
         cookie: offer.cookie,
         reject_ttl: offer.reject_ttl,
         tried: offer.tried,
+        bar: offer.bar,
         timer: None,
         cancels: 0,
         asked_at: Nanos::ZERO,

@@ -35,8 +35,13 @@ impl<R: Rules> Tracker<R> {
             // The rest of it was used.
             Err(why) => io.drop(received.buf, why),
         }
-        if self.sources.end(now, body.sender, self.snapshot.epoch()) {
+        if let Some(owner) = self.sources.end(now, body.sender, self.snapshot.epoch()) {
             self.store.start_sweep();
+            self.on_listed_owner(now, body.sender, owner);
+            if self.lease.shut_out.is_some() {
+                // It may say now that we are not shut out any more.
+                self.peers.ask(now, body.sender);
+            }
         }
         for pull in self.sources.questions_to(now, body.sender) {
             self.send_pull(pull, io);
@@ -126,6 +131,7 @@ impl<R: Rules> Tracker<R> {
             worker: self.peers.worker().0,
             workers: self.peers.workers(),
             sole: 0,
+            shut_out: pull.shut_out,
             counter: 0,
         };
         let mut payload = [0; MAX_BODY_PAYLOAD];
@@ -138,6 +144,8 @@ impl<R: Rules> Tracker<R> {
     pub(crate) fn pull<B: PacketBuf>(&mut self, now: Nanos, io: &mut impl Io<B>) {
         let mut pulls: ArrayVec<Pull, { crate::sources::QUESTIONS }> = ArrayVec::new();
         if self.sources.scan_is_due(now) {
+            self.mind_the_lease(now, io);
+            self.mind_the_trio(now, io);
             self.warm_up(now, io);
             self.report_leave(now, io);
             let (peers, rules) = (&self.peers, self.rules);
@@ -154,9 +162,13 @@ impl<R: Rules> Tracker<R> {
         if self.told_warm.is_none() {
             self.tell_warmth(io);
         }
-        if self.warmth.count() == 0 {
-            return;
-        }
+        let since = match self.lease.shut_out {
+            _ if self.sole.is_settling(now) => return,
+            None if self.warmth.count() == 0 => return,
+            None => self.warmth.since,
+            Some(since) if self.warmth.count() == 0 => since,
+            Some(since) => since.min(self.warmth.since),
+        };
         let mut waits_for: ArrayVec<MemberId, NAMED> = ArrayVec::new();
         for &backend in self.snapshot.with_role(MemberRole::Backend) {
             if !self.has_told(now, backend) && waits_for.try_push(backend).is_err() {
@@ -168,15 +180,17 @@ impl<R: Rules> Tracker<R> {
             if any && self.rules.on(Rule::OneEpoch) {
                 let (ours, peers) = (self.ours(), &self.peers);
                 let two = self.rules.on(Rule::TwoWitnesses);
-                self.warmth.warm_up(now, ours, peers, |id| peers.dead(now, id, two));
+                let alone = |partition| self.sole.owns(partition);
+                self.warmth.warm_up(now, ours, peers, alone, |id| peers.dead(now, id, two));
             } else {
                 self.warmth.warm_all();
             }
+            self.lease.shut_out = None;
             if self.warmth.count() == 0 {
-                self.refresh_seconds.observe(now.since(self.warmth.since).as_secs_f64());
-                self.tell_warmth(io);
+                self.refresh_seconds.observe(now.since(since).as_secs_f64());
             }
-        } else if now.since(self.told_at.max(self.warmth.since)) >= TELL_EVERY {
+            self.tell_warmth(io);
+        } else if now.since(self.told_at.max(since)) >= TELL_EVERY {
             self.told_at = now;
             for member in waits_for {
                 io.report(Report::WaitsFor { member });
@@ -184,10 +198,12 @@ impl<R: Rules> Tracker<R> {
         }
     }
 
-    /// Whether a backend has told us all that it has, or never will.
+    /// Whether a backend has told us all that it has, and lets us vote; or never will.
     fn has_told(&self, now: Nanos, backend: MemberId) -> bool {
         let boot = self.peers.boot(backend);
-        if self.sources.marked(backend, boot, self.snapshot.epoch()) {
+        if self.sources.marked(backend, boot, self.snapshot.epoch())
+            && self.is_admitted(now, backend)
+        {
             return true;
         }
         if !self.rules.on(Rule::MarkersByWord) {
@@ -200,7 +216,7 @@ impl<R: Rules> Tracker<R> {
 
     /// Says to all whether we are warm, when that has changed.
     pub(crate) fn tell_warmth<B: PacketBuf>(&mut self, io: &mut impl Io<B>) {
-        let warm = self.warmth.count() == 0;
+        let warm = self.warmth.count() == 0 && self.lease.shut_out.is_none();
         self.peers.set_cold(!warm);
         if self.told_warm != Some(warm) {
             self.told_warm = Some(warm);

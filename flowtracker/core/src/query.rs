@@ -130,11 +130,10 @@ impl<R: Rules> Tracker<R> {
                 return Whereabouts::At(t.backend, t.incarnation);
             }
         }
-        if self.warmth.is_cold(message.flow.partition()) {
-            Whereabouts::NotYet
-        } else {
-            Whereabouts::Unknown
-        }
+        // One tracker cannot say that nobody knows, nor can those who vote no more.
+        let partition = message.flow.partition();
+        let alone = self.sole.owns(partition) || !self.lease.holds(now);
+        if self.is_cold(partition) || alone { Whereabouts::NotYet } else { Whereabouts::Unknown }
     }
 
     /// Somebody waits for a pending flow whose chain may be broken: its backend is asked to decide now.

@@ -21,6 +21,8 @@ pub(crate) struct Session {
     pub(crate) backend: MemberId,
     pub(crate) boot: BootId,
     pub(crate) nonce: u64,
+    /// The number of our being shut out that it names: the answer is from after that.
+    pub(crate) shut_out: u8,
     /// What marks the entries that it listed; not 0.
     pub(crate) number: u8,
     pub(crate) started: Nanos,
@@ -43,6 +45,8 @@ pub(crate) struct Session {
 struct List {
     batches: u32,
     counter: u64,
+    /// Whom the agent obeys alone.
+    sole: u16,
     /// The agent's start: the upper half of its sequence numbers.
     start: u64,
 }
@@ -58,13 +62,14 @@ impl Session {
     pub(crate) const fn new(
         now: Nanos,
         (backend, boot): (MemberId, BootId),
-        nonce: u64,
+        (nonce, shut_out): (u64, u8),
         number: u8,
     ) -> Self {
         Self {
             backend,
             boot,
             nonce,
+            shut_out,
             number,
             started: now,
             progress: now,
@@ -114,7 +119,8 @@ impl Session {
             return Err(Reason::Malformed);
         }
         let (batches, counter) = (refresh.batches, refresh.counter);
-        let list = List { batches, counter, start: body.sequence >> 32 };
+        let sole = refresh.sole;
+        let list = List { batches, counter, sole, start: body.sequence >> 32 };
         if body.boot != self.boot || self.list.is_some_and(|first| first != list) {
             self.mixed = true;
             return Err(Reason::Unexpected);
@@ -126,10 +132,10 @@ impl Session {
         Ok(())
     }
 
-    /// The backend's counter when the flows were collected, once all batches and END are here.
-    pub(crate) fn over(&self) -> Option<u64> {
+    /// The backend's counter when the flows were collected, and the sole owner that it obeys, once all batches and END are here.
+    pub(crate) fn over(&self) -> Option<(u64, u16)> {
         let list = self.list.filter(|list| self.asked.is_empty() && self.next > list.batches)?;
-        (!self.mixed).then_some(list.counter)
+        (!self.mixed).then_some((list.counter, list.sole))
     }
 
     /// Whether it must start anew.
@@ -171,11 +177,11 @@ mod tests {
             sequence: 1 << 32,
             nonce: 9,
         };
-        (body, Refresh { batch, batches, worker: 0, workers: 1, sole: 0, counter: 77 })
+        (body, Refresh { batch, batches, worker: 0, workers: 1, sole: 0, shut_out: 0, counter: 77 })
     }
 
     fn session() -> Session {
-        Session::new(Nanos::ZERO, (BACKEND, BOOT), 9, 1)
+        Session::new(Nanos::ZERO, (BACKEND, BOOT), (9, 0), 1)
     }
 
     fn take(s: &mut Session, (body, refresh): (Body, Refresh)) -> Result<(), Reason> {
@@ -207,11 +213,11 @@ mod tests {
         take(&mut s, answer(2, 2)).unwrap();
         assert_eq!(s.over(), None, "END came first");
         take(&mut s, answer(1, 2)).unwrap();
-        assert_eq!(s.over(), Some(77));
+        assert_eq!(s.over(), Some((77, 0)));
         let mut s = session();
         s.due(Nanos::ZERO);
         take(&mut s, answer(0, 0)).unwrap();
-        assert_eq!(s.over(), Some(77), "no flows");
+        assert_eq!(s.over(), Some((77, 0)), "no flows");
     }
 
     #[test]

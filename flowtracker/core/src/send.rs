@@ -4,7 +4,7 @@ use jlb_flow::FlowId;
 use jlb_map::Trio;
 use jlb_role::{Io, PacketBuf, Reason, Rules};
 use jlb_wire::{
-    BootId, Control, Flags, HOP_BUDGET, Incarnation, Kind, MAX_FLOW_HEADERS, MemberId,
+    Bar, BootId, Control, Flags, HOP_BUDGET, Incarnation, Kind, MAX_FLOW_HEADERS, MemberId,
     RejectReason, Tried, flow_headers,
 };
 
@@ -26,6 +26,7 @@ pub(crate) struct Offer {
     pub(crate) hop_budget: u8,
     /// The packet inside is cut.
     pub(crate) cut: bool,
+    pub(crate) bar: Bar,
 }
 
 impl Offer {
@@ -53,6 +54,7 @@ impl Offer {
                 | Kind::Close => HOP_BUDGET,
             },
             cut: received.flags.has(Flags::CUT),
+            bar: pending.bar,
         }
     }
 }
@@ -108,6 +110,7 @@ impl<R: Rules> Tracker<R> {
             backend: offer.candidate.backend(),
             flags: offer.candidate.flags().set(Flags::CUT, offer.cut),
             tried: offer.tried,
+            load: offer.bar.to_wire(),
             ..self.peers.control(Kind::Open, offer.incarnation)
         }
     }

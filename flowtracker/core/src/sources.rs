@@ -27,6 +27,8 @@ const RETRY_FULL: Nanos = Nanos::from_secs(1);
 /// One that met other entries after the third, so often at most: by then those backends were pulled, too.
 const RETRY_DISPUTE: Nanos = Nanos::from_millis(200);
 const DISPUTES: u8 = 5;
+/// One from a backend that obeys another tracker after the fourth.
+const RETRY_SOLE: Nanos = Nanos::from_millis(200);
 
 /// The backends as sources of what is known of flows.
 #[derive(Debug)]
@@ -37,13 +39,32 @@ pub(crate) struct Sources {
     /// Where the next round goes on, among the backends of the list.
     cursor: usize,
     scan_at: Nanos,
+    /// How often all markers became void.
+    fence: u32,
+    /// Whom backends may obey alone if their markers are to count for us: us, or nobody.
+    owners: Owners,
     nonces: Random,
     /// Batches that came and were used.
     pub(crate) batches: u64,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Owners {
+    me: u16,
+    /// Some of our partitions are ours alone: who does not obey us tells us nothing that counts.
+    alone: bool,
+}
+
+impl Owners {
+    const fn admit(self, owner: u16) -> bool {
+        owner == self.me || owner == 0 && !self.alone
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Source {
+    /// [`Sources::fence`] of that marker.
+    fence: u32,
     /// Boot and epoch of the last end marker.
     marker: Option<(BootId, Epoch)>,
     /// When to pull, if it has a marker that counts; else not before `retry`.
@@ -53,6 +74,8 @@ struct Source {
     disputes: u8,
     /// Of its last pull.
     number: u8,
+    /// Under which boot it said last that we are shut out, and its number of that: a marker of before does not count.
+    shut_out: Option<(BootId, u8)>,
     /// What that pull listed, once it is over and until the next one begins.
     listed: Option<Listed>,
 }
@@ -68,6 +91,8 @@ struct Listed {
 pub(crate) struct Pull {
     pub(crate) to: MemberId,
     pub(crate) nonce: u64,
+    /// The number of our being shut out that we know of.
+    pub(crate) shut_out: u8,
     pub(crate) batch: u32,
 }
 
@@ -78,6 +103,8 @@ impl Sources {
             sessions: ArrayVec::new(),
             cursor: 0,
             scan_at: Nanos::ZERO,
+            fence: 0,
+            owners: Owners { me: 0, alone: false },
             nonces: Random::new(seed),
             batches: 0,
         }
@@ -91,8 +118,9 @@ impl Sources {
 
     /// The same in this epoch: its end marker counts.
     pub(crate) fn marked(&self, backend: MemberId, boot: Option<BootId>, epoch: Epoch) -> bool {
-        let marker = self.sources[backend.index()].marker;
-        marker.is_some_and(|(of, in_epoch)| Some(of) == boot && in_epoch == epoch)
+        let source = &self.sources[backend.index()];
+        source.fence == self.fence
+            && source.marker.is_some_and(|(of, in_epoch)| Some(of) == boot && in_epoch == epoch)
     }
 
     /// What marks an entry of that backend that is heard of now.
@@ -128,6 +156,32 @@ impl Sources {
             self.sources[id.index()].listed = None;
         }
         self.scan_at = Nanos::ZERO;
+    }
+
+    /// All are asked again, though what they told stands: others may have decided something since (rule 14).
+    pub(crate) fn renew(&mut self, me: MemberId, alone: bool) {
+        self.fence = self.fence.wrapping_add(1);
+        self.sessions.clear();
+        self.set_alone(me, alone);
+    }
+
+    /// Whether some partitions are ours alone.
+    pub(crate) const fn set_alone(&mut self, me: MemberId, alone: bool) {
+        self.owners = Owners { me: me.as_u16(), alone };
+    }
+
+    /// A backend says that our votes do not count there: what it told us lacks what was decided without us. Gives whether
+    /// that is news, so that it must tell us again.
+    pub(crate) fn shut_out(&mut self, backend: MemberId, by: (BootId, u8)) -> bool {
+        let source = &mut self.sources[backend.index()];
+        let news = source.shut_out != Some(by);
+        if news {
+            source.shut_out = Some(by);
+            source.retry = Nanos::ZERO;
+            self.forget(backend);
+            self.scan_at = Nanos::ZERO;
+        }
+        news
     }
 
     /// A backend is dead: what it says next must be all that it has.
@@ -188,7 +242,8 @@ impl Sources {
         source.number = source.number % u8::MAX + 1;
         source.listed = None;
         let nonce = self.nonces.next();
-        self.sessions.push(Session::new(now, (backend, boot), nonce, source.number));
+        let shut_out = source.shut_out.filter(|&(of, _)| of == boot).map_or(0, |(_, n)| n);
+        self.sessions.push(Session::new(now, (backend, boot), (nonce, shut_out), source.number));
     }
 
     /// Ends what gets no answer or was answered by another boot, and gives the next questions of all others.
@@ -200,8 +255,9 @@ impl Sources {
                 self.sessions.swap_remove(at);
                 continue;
             }
-            let (to, nonce) = (session.backend, session.nonce);
-            session.due(now).into_iter().for_each(|batch| ask(Pull { to, nonce, batch }));
+            let Session { backend: to, nonce, shut_out, .. } = *session;
+            let due = session.due(now).into_iter();
+            due.for_each(|batch| ask(Pull { to, nonce, shut_out, batch }));
         }
     }
 
@@ -234,20 +290,22 @@ impl Sources {
     }
 
     /// Ends the pull of a backend if all of it is here: its marker counts from now on, unless something found no room.
-    /// What it did not list can be swept then.
-    pub(crate) fn end(&mut self, now: Nanos, backend: MemberId, epoch: Epoch) -> bool {
+    /// What it did not list can be swept then. Gives whom it obeys alone.
+    pub(crate) fn end(&mut self, now: Nanos, backend: MemberId, epoch: Epoch) -> Option<u16> {
         let at = self.sessions.iter().position(|s| s.backend == backend);
-        let Some((at, counter)) = at.and_then(|at| Some((at, self.sessions[at].over()?))) else {
-            return false;
-        };
+        let (at, (counter, owner)) = at.and_then(|at| Some((at, self.sessions[at].over()?)))?;
         let session = self.sessions.swap_remove(at);
         let boot = session.boot;
         let long = now.since(session.started) > REPLAY_WINDOW;
         let source = &mut self.sources[backend.index()];
         source.again = now + if long { REFRESH_SOON } else { REFRESH_EVERY };
         source.listed = Some(Listed { boot, counter });
-        let counts = source.marker == Some((boot, epoch));
-        if session.incomplete {
+        let counts = source.marker == Some((boot, epoch)) && source.fence == self.fence;
+        if !self.owners.admit(owner) {
+            // Another one decides there, and what it decided may not be in this list.
+            source.marker = None;
+            source.retry = now + RETRY_SOLE;
+        } else if session.incomplete {
             source.retry = now + RETRY_FULL;
         } else if session.in_the_way && !counts && source.disputes < DISPUTES {
             // What is in the way may be over, as a late Accept is, and goes with its own backend's list; a marker that
@@ -257,17 +315,19 @@ impl Sources {
         } else {
             source.disputes = 0;
             source.marker = Some((boot, epoch));
+            source.fence = self.fence;
         }
         self.scan_at = Nanos::ZERO;
-        true
+        Some(owner)
     }
 
     /// The next questions of one backend's pull.
     pub(crate) fn questions_to(&mut self, now: Nanos, backend: MemberId) -> ArrayVec<Pull, WINDOW> {
         let session = self.sessions.iter_mut().find(|s| s.backend == backend);
         session.map_or_else(ArrayVec::new, |session| {
-            let (to, nonce) = (backend, session.nonce);
-            session.due(now).into_iter().map(|batch| Pull { to, nonce, batch }).collect()
+            let (nonce, shut_out) = (session.nonce, session.shut_out);
+            let pull = |batch| Pull { to: backend, nonce, shut_out, batch };
+            session.due(now).into_iter().map(pull).collect()
         })
     }
 

@@ -7,11 +7,15 @@ use jlb_wire::{BootId, Incarnation, MemberId, Protocol};
 
 use crate::TrackerConfig;
 use crate::entry::{Entry, FlowState, FlowView, Pending, Refusal, Tombstone};
+use crate::pick::Offers;
 
 /// How long a closing entry stays.
 const CLOSING: Nanos = Nanos::from_secs(2);
-/// How long a tombstone or a refusal stands: longer than anything of that flow can still be under way.
+/// How long a tombstone stands: longer than anything of that flow can still be under way.
 pub(crate) const REPLAY_WINDOW: Nanos = Nanos::from_secs(4);
+/// How long a refusal stands: as long, and 100 ms longer, by which no two clocks differ. Agents remember that they refused a
+/// datagram flow for the replay window since they last said so: asked again before, they would say so again, for ever.
+const REFUSED: Nanos = Nanos(REPLAY_WINDOW.0 + 100_000_000);
 /// Timers go in steps of this.
 const GRANULE: Nanos = Nanos::from_millis(1);
 
@@ -24,6 +28,8 @@ pub(crate) struct Store {
     /// By flow and incarnation; of a UDP flow the last one only, under incarnation 0.
     tombstones: Remembered<(FlowId, Incarnation), Tombstone>,
     refusals: Remembered<(FlowId, Incarnation), Refusal>,
+    /// What of `pending` is with each backend.
+    offers: Offers,
     /// Entries by state (pending, established, closing) and protocol (TCP, UDP).
     counts: [[usize; 2]; 3],
     /// Where the search for flows that are no longer to be held stands, and whether it must begin again.
@@ -83,7 +89,8 @@ impl Store {
             // Every entry has at most one timer.
             wheel: Wheel::new(config.flow_capacity, GRANULE),
             tombstones: Remembered::new(remembered, REPLAY_WINDOW, config.seed ^ 1),
-            refusals: Remembered::new(remembered, REPLAY_WINDOW, config.seed ^ 2),
+            refusals: Remembered::new(remembered, REFUSED, config.seed ^ 2),
+            offers: Offers::default(),
             counts: [[0; 2]; 3],
             sweep: None,
             sweep_again: false,
@@ -106,6 +113,19 @@ impl Store {
         self.pending.get_mut(cookie)
     }
 
+    /// A pending flow is offered to another backend.
+    pub(crate) fn reoffer(&mut self, cookie: Cookie, to: MemberId) -> Option<&mut Pending> {
+        let pending = self.pending.get_mut(cookie)?;
+        self.offers.remove(pending.backend);
+        self.offers.add(to);
+        pending.backend = to;
+        Some(pending)
+    }
+
+    pub(crate) const fn offers(&self) -> &Offers {
+        &self.offers
+    }
+
     /// Stores a vote, in place of whatever the flow had, and starts its timer.
     pub(crate) fn put_pending(&mut self, now: Nanos, pending: Pending) -> Result<Cookie, Reason> {
         let flow = pending.flow;
@@ -118,12 +138,13 @@ impl Store {
             return Err(Reason::FlowTableFull);
         }
         self.release(old);
-        let protocol = pending.tuple.protocol();
+        let (protocol, backend) = (pending.tuple.protocol(), pending.backend);
         let cookie = self.pending.insert(pending).map_err(|_| Reason::PendingFull)?;
         if let Err(why) = self.set(&flow, Entry::Pending(cookie), protocol) {
             self.pending.remove(cookie);
             return Err(why);
         }
+        self.offers.add(backend);
         self.restart(now, cookie);
         Ok(cookie)
     }
@@ -208,6 +229,7 @@ impl Store {
             None => return,
             Some(Entry::Pending(cookie)) => {
                 let Some(pending) = self.pending.remove(cookie) else { return };
+                self.offers.remove(pending.backend);
                 if let Some(timer) = pending.timer {
                     self.wheel.cancel(timer);
                 }

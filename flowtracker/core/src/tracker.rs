@@ -2,16 +2,19 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use jlb_flow::{FlowHasher, FlowId, Partition, SlabError};
-use jlb_map::{MemberRole, Snapshot};
-use jlb_peers::{Carried, Envelope, Peers, PeersConfig};
+use jlb_map::{MemberRole, ServiceId, Snapshot};
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, ReceivedBody};
 use jlb_role::{
     AllRules, BURST, Burst, Histogram, Io, MetricSink, Nanos, PacketBuf, Reason, Role, Rule, Rules,
     WorkerId,
 };
-use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, MemberId};
+use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, LoadReport, MemberId, ServiceLoad};
 
+use crate::lease::Lease;
 use crate::leave::Leave;
 use crate::metrics::{self, Rejects};
+use crate::pick::{News, Picker};
+use crate::sole::Sole;
 use crate::sources::Sources;
 use crate::store::Store;
 use crate::warmth::{Ours, Warmth};
@@ -62,11 +65,14 @@ pub struct Tracker<R: Rules = AllRules> {
     pub(crate) rejects: Rejects,
     pub(crate) sources: Sources,
     pub(crate) warmth: Warmth,
+    pub(crate) lease: Lease,
+    pub(crate) sole: Sole,
     /// What was last reported of our warmth, and when those whom we wait for.
     pub(crate) told_warm: Option<bool>,
     pub(crate) told_at: Nanos,
     pub(crate) refresh_seconds: Histogram,
     pub(crate) leave: Leave,
+    pub(crate) picker: Picker,
     pub(crate) salt: u64,
     pub(crate) hasher: FlowHasher,
     handled: u64,
@@ -104,6 +110,8 @@ impl<R: Rules> Tracker<R> {
             peers,
             sources: Sources::new(seed.rotate_left(32)),
             warmth,
+            lease: Lease::default(),
+            sole: Sole::new(now, seed.rotate_left(16)),
             told_warm: None,
             told_at: now,
             refresh_seconds: Histogram::default(),
@@ -111,6 +119,7 @@ impl<R: Rules> Tracker<R> {
             store: Store::new(&config)?,
             rejects: Rejects::default(),
             hasher: FlowHasher::new(snapshot.keys().hash_key),
+            picker: Picker::new(&snapshot),
             snapshot,
             salt: 0,
             handled: 0,
@@ -177,6 +186,14 @@ impl<R: Rules> Tracker<R> {
                         self.handled += 1;
                         self.on_refresh(now, other, io);
                     }
+                    Some(other) if other.body.kind == BodyKind::Epoch => {
+                        self.on_epoch(now, other, io);
+                    }
+                    Some(other) if other.body.kind == BodyKind::Load => {
+                        if let Err(why) = self.take_load(now, &other) {
+                            io.drop(other.buf, why);
+                        }
+                    }
                     Some(other) => io.drop(other.buf, Reason::WrongKind),
                     None => {}
                 }
@@ -211,6 +228,7 @@ impl<R: Rules> Tracker<R> {
             Ok(control) => control,
             Err(why) => return io.drop(buf, why),
         };
+        self.hear(now, &control, &tuple);
         let message = Message { buf, envelope, control, tuple, flow };
         match control.kind {
             Kind::Open => self.on_open(now, message, io),
@@ -221,6 +239,43 @@ impl<R: Rules> Tracker<R> {
             Kind::Cancel | Kind::State | Kind::NotMine => {
                 io.drop(message.buf, Reason::WrongKind);
             }
+        }
+    }
+
+    /// A backend says unasked how busy it is.
+    fn take_load<B: PacketBuf>(
+        &mut self,
+        now: Nanos,
+        received: &ReceivedBody<B>,
+    ) -> Result<(), Reason> {
+        let backend = received.body.sender;
+        if self.snapshot.member(backend).is_none_or(|m| m.role != MemberRole::Backend) {
+            return Err(Reason::NotAMember);
+        }
+        let (report, services) = LoadReport::parse(received.payload()).ok_or(Reason::Malformed)?;
+        // With another list a number means another service; both will have the same one soon.
+        if report.generation == self.snapshot.generation() {
+            for ServiceLoad { service, live } in services.iter() {
+                self.picker.heard(now, (ServiceId(service), backend), live, News::Load);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every word of a backend says how busy it is.
+    fn hear(&mut self, now: Nanos, control: &Control, tuple: &FiveTuple) {
+        let news = match control.kind {
+            Kind::Close => News::End,
+            Kind::Reject if control.reason.lasts() => News::Unwilling,
+            Kind::Accept | Kind::Reject => News::Load,
+            Kind::Open | Kind::Cancel | Kind::Query | Kind::State | Kind::NotMine => return,
+        };
+        if control.backend != Some(control.sender) {
+            return;
+        }
+        let vip = tuple.vip();
+        if let Some(service) = self.snapshot.service(vip.ip(), vip.port(), tuple.protocol()) {
+            self.picker.heard(now, (service, control.sender), control.load.live, news);
         }
     }
 
@@ -243,11 +298,14 @@ impl<R: Rules> Tracker<R> {
 
 impl<R: Rules> Tracker<R> {
     /// Why we may not lead a chain in a partition that we once voted in.
-    pub(crate) fn may_not_head(&self, partition: Partition) -> Option<Reason> {
+    pub(crate) fn may_not_head(&self, now: Nanos, partition: Partition) -> Option<Reason> {
         if !self.snapshot.trio(partition).contains(self.peers.me()) {
             return Some(Reason::NotInTrio);
         }
-        self.warmth.is_cold(partition).then_some(Reason::Cold)
+        if self.is_cold(partition) {
+            return Some(Reason::Cold);
+        }
+        (!self.may_vote(now, partition)).then_some(Reason::SoleOwner)
     }
 
     /// Which partitions are this worker's.
@@ -287,6 +345,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
         match event {
             TrackerEvent::Snapshot(snapshot) => {
                 self.rejects.renumber(&self.snapshot, &snapshot);
+                self.picker.update(&self.snapshot, &snapshot);
                 let backends = self.snapshot.with_role(MemberRole::Backend);
                 let other_epoch = snapshot.epoch() != self.snapshot.epoch();
                 if other_epoch || backends.iter().any(|&id| snapshot.member(id).is_none()) {
@@ -298,6 +357,9 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
                 self.sources.update(&self.snapshot, &snapshot);
                 self.peers.update(Arc::clone(&snapshot), now);
                 self.snapshot = snapshot;
+                if other_epoch {
+                    self.sole_of_another_epoch(io);
+                }
                 self.tell_warmth(io);
             }
             TrackerEvent::Leaving(leaving) => self.set_leaving(now, leaving),
@@ -332,6 +394,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
             &self.refresh_seconds,
             out,
         );
+        self.sole.collect(out);
     }
 }
 

@@ -93,16 +93,27 @@ impl Warmth {
         }
     }
 
-    /// All markers are here: what was left to those who own it is warm.
+    /// What we knew of a partition is not all any more.
+    pub(crate) fn chill(&mut self, now: Nanos, partition: Partition) {
+        if self.count == 0 {
+            self.since = now;
+        }
+        self.set(partition);
+    }
+
+    /// All markers are here: what was left to those who own it, or is ours alone, is warm.
     pub(crate) fn warm_up(
         &mut self,
         now: Nanos,
         ours: Ours,
         peers: &Peers,
+        is_alone: impl Fn(Partition) -> bool,
         dead: impl Fn(MemberId) -> bool,
     ) {
         for partition in ours.of(peers.snapshot()) {
-            if self.is_cold(partition) && self.confirmed(now, partition, ours.me, peers, &dead) {
+            if self.is_cold(partition)
+                && (is_alone(partition) || self.confirmed(now, partition, ours.me, peers, &dead))
+            {
                 self.clear(partition);
             }
         }

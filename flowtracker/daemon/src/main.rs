@@ -7,9 +7,13 @@ use std::sync::Arc;
 use jlb_dpdk_daemon::{DaemonError, DpdkDaemon, Kind, Members, Worker};
 use jlb_flow::SlabError;
 use jlb_flowtracker_core::{Tracker, TrackerConfig, TrackerEvent};
+use jlb_hugepages::HugePages;
 use jlb_map::MemberRole;
 use jlb_node::{Program, Setup, Start};
 use jlb_role::{AllRules, Nanos};
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 const PROGRAM: Program = Program {
     name: "jlb-flowtracker",
@@ -47,13 +51,13 @@ fn start(setup: &Setup) -> Result<DpdkDaemon<TrackerEvent, SlabError>, DaemonErr
     .map(|daemon| daemon.leaves_by(TrackerEvent::Leaving(true)))
 }
 
-/// A flow needs the votes of two trackers, and a backend that takes it.
+/// A flow needs the votes of two trackers (or of one, once all backends obey it alone), and a backend that takes it.
 fn not_ready(members: &Members) -> Vec<String> {
     let mut reasons = Vec::new();
     let (alive, all) = members.alive(MemberRole::FlowTracker);
-    if alive == 0 {
+    if alive == 0 && !members.is_sole() {
         reasons.push(format!(
-            "none of the {all} other flow trackers answers: two must vote on a new flow"
+            "none of the {all} other flow trackers answers: new flows wait until every backend that is not dead has acknowledged that we decide alone"
         ));
     }
     if let Some(missing) = members.cold() {

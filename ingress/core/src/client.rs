@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use jlb_flow::FlowId;
 use jlb_peers::packet_reason;
 use jlb_role::{BURST, Io, Nanos, PacketBuf, Reason, Rule, Rules, UnderlayDst};
-use jlb_wire::{IpHeader, MemberId, Packet, PacketError, entropy_port};
+use jlb_wire::{Glance, IpHeader, MemberId, Packet, PacketError, entropy_port};
 
 use crate::Ingress;
 use crate::flows::Flow;
@@ -13,27 +13,42 @@ use crate::reply::Reply;
 
 /// The clients' packets of one burst, between the stages. The arrays run in parallel.
 pub(crate) struct Clients<B> {
-    /// `None`: handed over to another worker.
-    bufs: ArrayVec<Option<B>, BURST>,
-    packets: ArrayVec<Packet, BURST>,
+    bufs: ArrayVec<B, BURST>,
+    /// As many as `bufs` are meant.
+    glances: [Glance; BURST],
 }
 
 impl<B> Clients<B> {
-    pub(crate) const fn new() -> Self {
-        Self { bufs: ArrayVec::new_const(), packets: ArrayVec::new_const() }
+    pub(crate) fn new() -> Self {
+        Self { bufs: ArrayVec::new(), glances: [Glance::default(); BURST] }
     }
 }
 
 impl<B: PacketBuf, R: Rules> Ingress<B, R> {
-    /// First stage: parses, and sets aside what is for a service.
+    /// First stage: looks at a packet, and sets aside what is for a service.
     #[inline]
     pub(crate) fn parse_client(&mut self, mut b: B, clients: &mut Clients<B>, io: &mut impl Io<B>) {
+        // There are no more than a burst of them.
+        let Some(glance) = clients.glances.get_mut(clients.bufs.len()) else {
+            return io.drop(b, Reason::Unexpected);
+        };
+        if glance.look(b.bytes()) && self.view.serves(glance) {
+            b.truncate(glance.len.into());
+            clients.bufs.push(b);
+        } else {
+            self.parse_odd_client(b, clients, io);
+        }
+    }
+
+    /// As [`Self::parse_client`], for what is unusual or for nobody.
+    #[cold]
+    fn parse_odd_client(&mut self, mut b: B, clients: &mut Clients<B>, io: &mut impl Io<B>) {
         let why = match Packet::parse(b.bytes()) {
             Ok(packet) if self.view.service(&packet.tuple).is_some() => {
-                self.counters.work += 1;
                 b.truncate(packet.len);
-                clients.bufs.push(Some(b));
-                clients.packets.push(packet);
+                // A place for it was seen.
+                clients.glances[clients.bufs.len()] = Glance::of(&packet);
+                clients.bufs.push(b);
                 return;
             }
             Ok(packet) if self.view.directory.is_vip(packet.tuple.vip().ip()) => Reason::NoService,
@@ -52,33 +67,39 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         }
     }
 
-    /// The other stages: ids, look-ups, deeds.
+    /// The other stages: the flows' ids, while their memory is asked for, and then the deeds.
     #[inline]
-    pub(crate) fn clients(&mut self, now: Nanos, clients: Clients<B>, io: &mut impl Io<B>) {
-        let Clients { mut bufs, packets } = clients;
+    pub(crate) fn clients(&mut self, now: Nanos, clients: &mut Clients<B>, io: &mut impl Io<B>) {
+        let Clients { bufs, glances } = clients;
+        let glances = &glances[..bufs.len()];
+        self.counters.work += bufs.len() as u64;
         let mut ids = ArrayVec::<FlowId, BURST>::new();
-        for (buf, packet) in bufs.iter_mut().zip(&packets) {
-            let id = self.view.id(&packet.tuple);
+        self.view.ids(glances, |id| {
+            self.flows.prefetch(&id);
             ids.push(id);
-            let owner = id.worker(self.peers.workers());
-            if owner != self.peers.worker()
-                && let Some(b) = buf.take()
-            {
+        });
+        let (me, workers) = (self.peers.worker(), self.peers.workers());
+        let incumbent = self.rules.on(Rule::Incumbent);
+        for ((b, glance), id) in bufs.drain(..).zip(glances).zip(&ids) {
+            let owner = id.worker(workers);
+            if owner != me {
                 io.hand_over(b, owner);
+                continue;
+            }
+            match self.flows.seen(id) {
+                Some(Flow::Established { backend, .. }) if incumbent => {
+                    self.send_data(now, b, glance, id, backend, io);
+                }
+                _ => self.not_established(now, b, id, io),
             }
         }
-        let mut found = [None; BURST];
-        self.flows.lookup_batch(&ids, &mut found);
-        for (((buf, packet), id), slot) in bufs.into_iter().zip(&packets).zip(&ids).zip(found) {
-            let Some(b) = buf else { continue };
-            // An earlier packet of this burst may have changed the flow since the look-up: what stands at its place
-            // now counts, and what was not found is looked up again.
-            match slot.and_then(|slot| self.flows.at(slot, id)) {
-                Some(Flow::Established { backend, .. }) if self.rules.on(Rule::Incumbent) => {
-                    self.send_data(now, b, packet, id, backend, io);
-                }
-                _ => self.client(now, b, packet, id, io),
-            }
+    }
+
+    #[cold]
+    fn not_established(&mut self, now: Nanos, b: B, id: &FlowId, io: &mut impl Io<B>) {
+        match Packet::parse(b.bytes()) {
+            Ok(packet) => self.client(now, b, &packet, id, io),
+            Err(error) => io.drop(b, packet_reason(error)),
         }
     }
 
@@ -110,7 +131,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
                 self.open(now, b, packet, id, io);
             }
             Some(Flow::Established { backend, .. } | Flow::Closing { backend, .. }) => {
-                self.send_data(now, b, packet, id, backend, io);
+                self.send_data(now, b, &Glance::of(packet), id, backend, io);
             }
         }
     }
@@ -121,20 +142,20 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         &mut self,
         now: Nanos,
         mut b: B,
-        packet: &Packet,
+        glance: &Glance,
         id: &FlowId,
         backend: MemberId,
         io: &mut impl Io<B>,
     ) {
         let Some(template) = self.view.templates.of(backend) else {
-            return self.no_way(now, b, (packet, id), backend, io);
+            return self.no_way(now, b, id, backend, io);
         };
         if b.len() > template.max_inner() {
             let max = template.max_inner();
-            return self.send_large(now, b, (packet, id), (backend, max), io);
+            return self.send_large(now, b, (glance, id), (backend, max), io);
         }
         let port = entropy_port(id.bucket_hash());
-        match template.wrap(&mut b, packet.tuple.is_v6(), packet.traffic_class, port) {
+        match template.wrap(&mut b, glance.v6, glance.traffic_class, port) {
             Ok(()) => {
                 self.counters.data += 1;
                 io.send(b, UnderlayDst::Member(backend));
@@ -146,23 +167,20 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
     /// A packet of a flow whose backend is not there. If it is dead, so is the flow: its client is told now, and not by its
     /// own patience; what can open a flow opens another one.
     #[cold]
-    fn no_way(
-        &mut self,
-        now: Nanos,
-        b: B,
-        (packet, id): (&Packet, &FlowId),
-        backend: MemberId,
-        io: &mut impl Io<B>,
-    ) {
+    fn no_way(&mut self, now: Nanos, b: B, id: &FlowId, backend: MemberId, io: &mut impl Io<B>) {
         if !self.view.templates.is_dead(backend) {
             return io.drop(b, Reason::NoBackend);
         }
+        let packet = match Packet::parse(b.bytes()) {
+            Ok(packet) => packet,
+            Err(error) => return io.drop(b, packet_reason(error)),
+        };
         self.flows.remove(id);
         if packet.can_open() {
-            return self.open(now, b, packet, id, io);
+            return self.open(now, b, &packet, id, io);
         }
-        if Reply::may_reset(packet) {
-            self.replies.say(now, Reply::Unknown, (b.bytes(), packet), &self.view, io);
+        if Reply::may_reset(&packet) {
+            self.replies.say(now, Reply::Unknown, (b.bytes(), &packet), &self.view, io);
         }
         io.drop(b, Reason::BackendDead);
     }
@@ -173,20 +191,24 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         &mut self,
         now: Nanos,
         b: B,
-        (packet, id): (&Packet, &FlowId),
+        (glance, id): (&Glance, &FlowId),
         (backend, max): (MemberId, usize),
         io: &mut impl Io<B>,
     ) {
+        let packet = match Packet::parse(b.bytes()) {
+            Ok(packet) => packet,
+            Err(error) => return io.drop(b, packet_reason(error)),
+        };
         if packet.dont_fragment {
             let what = Reply::TooBig(max as u16);
-            self.replies.say(now, what, (b.bytes(), packet), &self.view, io);
+            self.replies.say(now, what, (b.bytes(), &packet), &self.view, io);
             return io.drop(b, Reason::TooBig);
         }
         match fragment(b, max, io) {
             // Each of them fits, so this ends here.
             Ok(pieces) => {
                 for piece in pieces {
-                    self.send_data(now, piece, packet, id, backend, io);
+                    self.send_data(now, piece, glance, id, backend, io);
                 }
             }
             Err((b, why)) => io.drop(b, why),

@@ -1,16 +1,28 @@
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 
 use jlb_map::{MemberRole, ServiceId, Snapshot};
-use jlb_wire::{FiveTuple, Protocol};
+use jlb_wire::{FiveTuple, words_of};
 
-/// What the packet path asks of the configuration, as sorted arrays: a handful of compares per packet, no hashing.
+/// What the packet path asks of the configuration.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    services_v4: Box<[(u64, ServiceId)]>,
-    services_v6: Box<[((u128, u32), ServiceId)]>,
+    services: Services,
     vips: Addresses,
     backends: Addresses,
 }
+
+/// From VIP, port and protocol to the service: a hash table of open addressing, at most a quarter full, so that nearly
+/// every packet needs one compare. The keys are the words of a five-tuple without the client (see
+/// [`jlb_wire::Glance::words`]).
+#[derive(Debug)]
+struct Services {
+    v4: Slots<u64>,
+    v6: Slots<[u64; 3]>,
+}
+
+/// A power of two of places; `None`: free.
+#[derive(Debug)]
+struct Slots<K>(Box<[Option<(K, ServiceId)>]>);
 
 /// A set of addresses.
 #[derive(Debug, Default)]
@@ -24,32 +36,42 @@ impl Directory {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         let (mut vips, mut backends) = (Addresses::default(), Addresses::default());
         for (id, service) in (0..).map(ServiceId).zip(snapshot.services()) {
-            let rest = port_and_protocol(service.port, service.protocol);
+            let [high, low] = service.port.to_be_bytes();
             for &vip in &service.vips {
                 vips.push(vip);
+                // Any client.
                 match vip {
-                    IpAddr::V4(vip) => v4.push((key_v4(vip.to_bits(), rest), id)),
-                    IpAddr::V6(vip) => v6.push(((vip.to_bits(), rest), id)),
+                    IpAddr::V4(vip) => {
+                        let ports = [0, 0, high, low];
+                        let tuple = FiveTuple::v4([0; 4], vip.octets(), ports, service.protocol);
+                        v4.push((key_v4(&words_of(&tuple)), id));
+                    }
+                    IpAddr::V6(vip) => {
+                        let ports = [0, 0, high, low];
+                        let tuple = FiveTuple::v6([0; 16], vip.octets(), ports, service.protocol);
+                        v6.push((key_v6(&words_of(&tuple)), id));
+                    }
                 }
             }
         }
-        v4.sort_unstable();
-        v6.sort_unstable();
         vips.sort();
         for member in snapshot.members().iter().filter(|m| m.role == MemberRole::Backend) {
             member.addresses.iter().for_each(|a| backends.push(a));
         }
         backends.sort();
-        Self { services_v4: v4.into(), services_v6: v6.into(), vips, backends }
+        let services = Services { v4: Slots::new(&v4, mix_v4), v6: Slots::new(&v6, mix_v6) };
+        Self { services, vips, backends }
     }
 
-    /// The service that a client's packet is for.
-    #[inline]
-    pub(crate) fn service(&self, tuple: &FiveTuple) -> Option<ServiceId> {
-        let rest = port_and_protocol(tuple.vip().port(), tuple.protocol());
-        match tuple.vip() {
-            SocketAddr::V4(vip) => find(&self.services_v4, &key_v4(vip.ip().to_bits(), rest)),
-            SocketAddr::V6(vip) => find(&self.services_v6, &(vip.ip().to_bits(), rest)),
+    /// The service that a client's packet is for, by the words of its tuple.
+    #[inline(always)]
+    pub(crate) fn service(&self, v6: bool, words: &[u64; 5]) -> Option<ServiceId> {
+        if v6 {
+            let key = key_v6(words);
+            self.services.v6.find(key, mix_v6(key))
+        } else {
+            let key = key_v4(words);
+            self.services.v4.find(key, mix_v4(key))
         }
     }
 
@@ -91,15 +113,60 @@ impl Addresses {
     }
 }
 
-fn port_and_protocol(port: u16, protocol: Protocol) -> u32 {
-    u32::from(port) << 8 | protocol as u32
+impl<K: Copy + PartialEq> Slots<K> {
+    fn new(entries: &[(K, ServiceId)], mix: impl Fn(K) -> u64) -> Self {
+        let places = (4 * entries.len()).next_power_of_two();
+        let mut slots = vec![None; places].into_boxed_slice();
+        for &(key, service) in entries {
+            let mut at = place(mix(key), places);
+            // Three quarters are free.
+            while slots[at].is_some() {
+                at = (at + 1) % places;
+            }
+            slots[at] = Some((key, service));
+        }
+        Self(slots)
+    }
+
+    #[inline(always)]
+    fn find(&self, key: K, hash: u64) -> Option<ServiceId> {
+        let mut at = place(hash, self.0.len());
+        while let Some((k, service)) = self.0[at] {
+            if k == key {
+                return Some(service);
+            }
+            at = (at + 1) & (self.0.len() - 1);
+        }
+        None
+    }
 }
 
-fn key_v4(vip: u32, rest: u32) -> u64 {
-    u64::from(vip) << 32 | u64::from(rest)
+/// The highest bits of a multiplicative hash, which depend on all of the key.
+#[inline]
+fn place(hash: u64, places: usize) -> usize {
+    ((u128::from(hash) * places as u128) >> 64) as usize
+}
+
+/// 2⁶⁴ / golden ratio, odd.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// VIP, its port, protocol.
+#[inline]
+const fn key_v4(words: &[u64; 5]) -> u64 {
+    words[0] >> 32 | (words[1] >> 16) << 32
 }
 
 #[inline]
-fn find<K: Ord>(sorted: &[(K, ServiceId)], key: &K) -> Option<ServiceId> {
-    sorted.binary_search_by(|(k, _)| k.cmp(key)).ok().map(|at| sorted[at].1)
+const fn mix_v4(key: u64) -> u64 {
+    key.wrapping_mul(SPREAD)
+}
+
+#[inline]
+const fn key_v6(words: &[u64; 5]) -> [u64; 3] {
+    [words[2], words[3], words[4] >> 16]
+}
+
+#[inline]
+const fn mix_v6(key: [u64; 3]) -> u64 {
+    (key[0] ^ key[1].rotate_left(29) ^ key[2].rotate_left(17)).wrapping_mul(SPREAD)
 }

@@ -182,18 +182,16 @@ impl Flows {
         self.counts[state][protocol_index(protocol)]
     }
 
+    /// Asks for the memory where a flow would be, so that it is there when [`Self::seen`] wants it.
     #[inline]
-    pub(crate) fn lookup_batch(&self, ids: &[FlowId], found: &mut [Option<Slot>]) {
-        self.table.lookup_batch(ids, found);
+    pub(crate) fn prefetch(&self, id: &FlowId) {
+        self.table.prefetch(id);
     }
 
-    /// The flow at a place that a look-up for this id gave, unless another flow has it by now. A packet of it is here.
+    /// The flow. A packet of it is here.
     #[inline]
-    pub(crate) fn at(&mut self, slot: Slot, id: &FlowId) -> Option<Flow> {
-        if self.table.fingerprint_at(slot) != Some(id.fingerprint()) {
-            return None;
-        }
-        let stored = *self.table.at(slot)?;
+    pub(crate) fn seen(&mut self, id: &FlowId) -> Option<Flow> {
+        let (slot, &stored) = self.table.find_value(id)?;
         if let Stored::Quiet { .. } = stored {
             self.put_at(slot, stored.flow());
         }
@@ -402,9 +400,7 @@ mod tests {
         flows.put(&talks, flow).unwrap();
         flows.put(&silent, flow).unwrap();
         for round in 1..=3u64 {
-            let mut found = [None];
-            flows.lookup_batch(&[talks], &mut found);
-            assert_eq!(flows.at(found[0].unwrap(), &talks), Some(flow));
+            assert_eq!(flows.seen(&talks), Some(flow));
             let now = Nanos(IDLE.0 * round);
             while flows.next_deadline().is_some_and(|at| at <= now) {
                 flows.age(now, 100);

@@ -36,7 +36,7 @@ pub struct IngressConfig {
     pub boot: BootId,
     /// Random bits, other ones for each worker and process: nonces come from it.
     pub seed: u64,
-    /// Flows that this worker's table holds, pending ones included. About 33 bytes each.
+    /// Flows that this worker's table holds, pending ones included. About 31 bytes each.
     pub flow_capacity: usize,
     /// Flows that may wait for an answer at once: 65,536 at most. About 250 bytes each, and up to nine packet buffers.
     pub pending_capacity: usize,
@@ -204,7 +204,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Ingress<B, R> {
     type Event = IngressEvent;
 
     /// In stages over the burst, so that the memory of all its flows is fetched at once: what is for the host itself is
-    /// dealt with while the clients' packets are parsed and set aside; then their ids, look-ups, and deeds.
+    /// dealt with while the clients' packets are looked at and set aside; then their ids; then look-ups and deeds.
     fn rx(&mut self, now: Nanos, burst: &mut Burst<B>, io: &mut impl Io<B>) {
         let mut clients = Clients::new();
         for b in burst.drain(..) {
@@ -214,7 +214,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Ingress<B, R> {
                 self.parse_client(b, &mut clients, io);
             }
         }
-        self.clients(now, clients, io);
+        self.clients(now, &mut clients, io);
     }
 
     fn event(&mut self, now: Nanos, event: IngressEvent, _io: &mut impl Io<B>) {

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use jlb_flow::{Cookie, FlowId, TimerId};
 use jlb_map::TRIO;
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
-use jlb_wire::{Epoch, FiveTuple, Incarnation, MemberId, Packet, Tcp};
+use jlb_wire::{Epoch, FiveTuple, Glance, Incarnation, MemberId, Packet, Tcp};
 
 use crate::Ingress;
 use crate::opening::Opening;
@@ -172,7 +172,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         };
         for b in first.into_iter().chain(queue) {
             match Packet::parse(b.bytes()) {
-                Ok(packet) => self.send_data(now, b, &packet, &id, backend, io),
+                Ok(packet) => self.send_data(now, b, &Glance::of(&packet), &id, backend, io),
                 Err(_) => io.drop(b, Reason::Malformed),
             }
         }

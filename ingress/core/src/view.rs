@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use jlb_flow::{FlowHasher, FlowId};
 use jlb_map::{Addresses, ServiceId, Snapshot};
-use jlb_wire::{FiveTuple, MemberId};
+use jlb_wire::{FiveTuple, Glance, MemberId, words_of};
 
 use crate::directory::Directory;
 use crate::encap::Templates;
@@ -35,6 +35,19 @@ impl View {
         self.hasher.id(tuple)
     }
 
+    /// The ids of all these packets' flows, in order.
+    #[inline]
+    pub(crate) fn ids(&self, glances: &[Glance], mut each: impl FnMut(FlowId)) {
+        for same in glances.chunk_by(|a, b| a.v6 == b.v6) {
+            if same[0].v6 {
+                self.hasher.ids_of_words(same.len(), |n| *same[n].words(), &mut each);
+            } else {
+                let two = |n: usize| [same[n].words()[0], same[n].words()[1]];
+                self.hasher.ids_of_words(same.len(), two, &mut each);
+            }
+        }
+    }
+
     /// Whether a packet goes to our underlay address, whatever else it is.
     #[inline]
     pub(crate) fn is_ours(&self, bytes: &[u8]) -> bool {
@@ -47,7 +60,12 @@ impl View {
 
     #[inline]
     pub(crate) fn service(&self, tuple: &FiveTuple) -> Option<ServiceId> {
-        self.directory.service(tuple)
+        self.directory.service(tuple.is_v6(), &words_of(tuple))
+    }
+
+    #[inline(always)]
+    pub(crate) fn serves(&self, glance: &Glance) -> bool {
+        self.directory.service(glance.v6, glance.words()).is_some()
     }
 
     /// Whether a packet from a VIP may go there: to a client, never back into the system.

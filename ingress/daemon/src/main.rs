@@ -7,8 +7,12 @@ mod daemon;
 use std::process::ExitCode;
 
 use daemon::IngressDaemon;
+use jlb_hugepages::HugePages;
 use jlb_map::MemberRole;
 use jlb_node::{Program, Start};
+
+#[global_allocator]
+static MEMORY: HugePages = HugePages;
 
 const PROGRAM: Program = Program {
     name: "jlb-ingress",

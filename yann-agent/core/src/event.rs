@@ -26,6 +26,18 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Whether the event says how many live flows the service has.
+    pub(crate) const fn has_load(self) -> bool {
+        match self {
+            Self::SynAckSeen
+            | Self::UdpAdmitted
+            | Self::RepeatAccept
+            | Self::CancelledButLive
+            | Self::Closed => true,
+            Self::RepeatClose | Self::Learn | Self::NotMine => false,
+        }
+    }
+
     /// From the ring buffer.
     #[must_use]
     pub const fn from_number(n: u8) -> Option<Self> {
@@ -72,6 +84,8 @@ pub struct KernelEvent {
     pub force: bool,
     /// Slot of the service.
     pub service: u16,
+    /// Live flows of the service, this one as it is now; 0 in what is not about a live flow or its end.
+    pub live: u32,
 }
 
 impl KernelEvent {
@@ -113,6 +127,7 @@ impl KernelEvent {
             queue: r.queue,
             force: r.flags & flow_flags::FORCE != 0,
             service: r.service,
+            live: r.live,
         })
     }
 }

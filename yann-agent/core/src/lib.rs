@@ -12,6 +12,7 @@
 //! Pure: no I/O, no clock, no randomness.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 mod agent;
 mod event;
 mod kernel;
@@ -20,7 +21,8 @@ mod sockets;
 mod word;
 
 pub use agent::{
-    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, REFRESH_IDLE, REFRESH_SESSIONS,
+    Agent, AgentConfig, AgentEvent, CLOSE_REPEATS, FIRST_REPEAT, LOAD_EVERY, Owners, REFRESH_IDLE,
+    REFRESH_SESSIONS, SOLE_SILENT, SOLE_WORKERS,
 };
 pub use event::{EventKind, KernelEvent};
 pub use kernel::{

@@ -13,6 +13,7 @@
 //! | members | id (array) | [`Member`] | 4096 |
 //! | members by address | [`AddressKey`] | [`MemberAt`] | 2 × 4095 |
 //! | boot ids | id (array) | `u64`, 0 = not known | 4096 |
+//! | standing: which trackers are shut out, and obeyed | id (array) | [`Standing`] | 4096 |
 //! | windows | [`WindowKey`] | [`Window`] | 16 per member |
 //! | egress hosts | index (array) | [`Egress`] | [`MAX_EGRESS`] |
 //! | host | 0 (array) | [`Host`] | 1 |
@@ -36,7 +37,8 @@ pub const MAX_EGRESS: usize = 64;
 
 /// How long a remembered answer stands: longer than pending entries and replay last (design, section 4).
 pub const ANSWER_LIFETIME: Nanos = Nanos::from_secs(8);
-/// The same for a refused datagram flow, whose next one looks just alike: the replay window only.
+/// The same for a refused datagram flow, whose next one looks just alike: the replay window only. Trackers remember that
+/// all have refused a little longer, and ask nobody meanwhile.
 pub const UDP_REJECT_LIFETIME: Nanos = Nanos::from_secs(4);
 /// A daemon's heartbeat may be so old before it counts as down.
 pub const HEARTBEAT_LIMIT: Nanos = Nanos::from_millis(300);
@@ -238,6 +240,34 @@ layout! {
 }
 
 layout! {
+    /// What a tracker's votes are worth here since one of them decided alone (rule 14). A bit per worker.
+    Standing: 8 {
+        /// Workers that are shut out: another tracker decides alone, or they have not pulled since it did.
+        shut_out: u16,
+        /// Workers that we obey alone.
+        obeyed: u16,
+        /// How often it was shut out: 1 to 255, and round again.
+        number: u8,
+        /// 0.
+        pad: [u8; 3],
+    }
+}
+
+impl Standing {
+    /// What Probe answers to that worker: the number of its being shut out, or 0.
+    #[must_use]
+    pub const fn shut_out(&self, worker: u8) -> u8 {
+        if self.shut_out >> (worker & 15) & 1 != 0 { self.number } else { 0 }
+    }
+
+    /// Whether we obey that worker alone.
+    #[must_use]
+    pub const fn is_obeyed(&self, worker: u8) -> bool {
+        self.obeyed >> (worker & 15) & 1 != 0
+    }
+}
+
+layout! {
     /// A sender of sequence numbers.
     WindowKey: 4 {
         /// Member id.
@@ -369,7 +399,11 @@ layout! {
         /// Slot of the service.
         service: u16,
         /// 0.
-        pad: [u8; 10],
+        pad: [u8; 2],
+        /// Live flows of the service, this one as it is now.
+        live: u32,
+        /// 0.
+        pad_2: [u8; 4],
     }
 }
 
@@ -451,7 +485,7 @@ impl AnswerKey {
         Self { tuple: *tuple.padded(), incarnation, force: u8::from(force), pad: [0; 3] }
     }
 
-    /// How long an answer under this key stands.
+    /// How long an answer under this key stands, from the last time that it was said.
     #[must_use]
     pub fn lifetime(&self, answer: &Answer) -> Nanos {
         let udp = FiveTuple::from_padded(self.tuple)

@@ -36,7 +36,7 @@ fn a_syn_ack_makes_an_accept_along_the_chain() {
     );
     assert_eq!((accept.incarnation, accept.word_a), (Incarnation(700), 101));
     assert_eq!((accept.cookie, accept.hop_budget), (0x0001_0002, 6));
-    assert_eq!((accept.load.queue, accept.load.cpu), (3, 9));
+    assert_eq!((accept.load.queue, accept.load.cpu, accept.load.live), (3, 9, 1));
 
     // A datagram that is forced in, at once.
     let open = pair.host.open(&udp(1), 0);
@@ -71,6 +71,7 @@ fn a_close_is_repeated_until_everybody_has_heard_it() {
     assert_eq!(targets(&sent), [1, 2, 11, 12, 13], "the trio, and both ingress hosts");
     let close = sent[0].1;
     assert_eq!((close.kind, close.word_a, close.flags), (Kind::Close, 102, Flags::default()));
+    assert_eq!(close.load.live, 0, "without this one");
     assert!(sent.iter().all(|(to, c)| c.receiver == *to));
 
     pair.pass(24);

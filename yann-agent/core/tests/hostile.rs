@@ -89,7 +89,7 @@ proptest! {
                         if let Some((yes, at)) = said.0.get(&question) {
                             prop_assert!(!*yes || udp || now.since(*at) >= Nanos::from_secs(8), "took it before");
                         }
-                        said.0.entry(question).or_insert((false, now));
+                        said.0.insert(question, (false, now));
                     }
                     if admitted {
                         let remembered = if udp { Nanos::from_secs(4) } else { Nanos::from_secs(8) };
@@ -108,7 +108,7 @@ proptest! {
                     let ours = live.is_some_and(|f| udp || f.incarnation == isn);
                     prop_assert!(!ours || verdict == Verdict::Done, "{:?}", verdict);
                     if let Verdict::Send { .. } = verdict {
-                        said.0.entry((tuple, cancel.incarnation.0, false)).or_insert((false, now));
+                        said.0.insert((tuple, cancel.incarnation.0, false), (false, now));
                     }
                 }
                 Step::Data { port, isn, udp, tcp_flags, from } => {

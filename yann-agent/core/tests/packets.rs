@@ -281,7 +281,8 @@ fn a_probe_is_answered_whoevers_boot_it_names() {
         assert_eq!((body.boot, body.nonce), (BOOT, 0xabcd));
         let (told, _) = Probe::parse(payload).unwrap();
         let digest = snapshot(|_| {}).digest().0;
-        let expected = Probe { generation: 7, digest, heartbeat_age_ms: 40, worker: 3 };
+        let expected =
+            Probe { generation: 7, digest, heartbeat_age_ms: 40, worker: 3, shut_out: 0 };
         assert_eq!(told, expected);
     }
     let mut sequence = BTreeSet::new();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use common::pair::{Pair, signed};
 use common::*;
-use jlb_flow::{FlowHasher, HashKey};
 use jlb_role::{Collect, FakeBuf, Nanos, Reason, Report, Role, Rule, Samples, Without};
 use jlb_wire::{
     Body, BootId, Epoch, FiveTuple, Incarnation, Kind, MAX_BODY_PAYLOAD, MemberId, Refresh,
@@ -16,7 +15,8 @@ use jlb_wire::{
 };
 use jlb_yann_core::{Agent, AgentEvent, EventKind, REFRESH_IDLE, REFRESH_SESSIONS, Verdict};
 
-const FIRST: Refresh = Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, counter: 0 };
+const FIRST: Refresh =
+    Refresh { batch: 0, batches: 0, worker: 0, workers: 1, sole: 0, shut_out: 0, counter: 0 };
 const NONCE: u64 = 0x1234;
 
 impl Pair {
@@ -33,7 +33,7 @@ impl Pair {
     fn gives(&mut self, order: Collect, counter: u64, records: &Arc<[RefreshRecord]>) {
         let records = Arc::clone(records);
         let (tracker, nonce) = (order.tracker, order.nonce);
-        let event = AgentEvent::Flows { tracker, nonce, counter, sole: 0, records };
+        let event = AgentEvent::Flows { tracker, nonce, counter, records };
         self.agent.event(self.host.now, event, &mut self.io);
         // As many ticks as it takes.
         while self.due() {
@@ -81,10 +81,6 @@ fn many(n: u16) -> Arc<[RefreshRecord]> {
 
 fn record(tuple: FiveTuple, counter: u64) -> RefreshRecord {
     RefreshRecord { tuple, incarnation: Incarnation(7), live: true, counter }
-}
-
-fn partition(tuple: &FiveTuple) -> jlb_flow::Partition {
-    FlowHasher::new(HashKey([1; 16])).id(tuple).partition()
 }
 
 #[test]

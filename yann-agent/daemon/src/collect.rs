@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jlb_role::{Collect, Nanos};
-use jlb_wire::{FiveTuple, MemberId, RefreshRecord};
+use jlb_wire::{FiveTuple, RefreshRecord};
 use jlb_yann_core::AgentEvent;
 use jlb_yann_core::maps::{Answer, AnswerKey, Flow, Shared};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
@@ -117,8 +117,6 @@ impl Collector {
             tracker,
             nonce,
             counter,
-            // No agent obeys one yet.
-            sole: MemberId::to_wire(None),
             records: Arc::clone(&records),
         };
         Ok(orders.into_iter().map(event).collect())

@@ -152,6 +152,28 @@ pub fn peer_boot(
     Ok(())
 }
 
+/// A tracker's worker that was shut out has pulled: no message of it up to this one is new.
+///
+/// # Errors
+/// When a map refuses.
+pub fn pulled(
+    maps: &mut Maps,
+    member: MemberId,
+    boot: BootId,
+    sequence: u64,
+) -> Result<(), MapsError> {
+    let worker = (sequence >> 56) as u8;
+    if worker < WORKERS {
+        let key = WindowKey { member: member.as_u16(), worker, pad: 0 };
+        let known = maps.windows.get(&key).filter(|w| w.boot == boot.0);
+        let highest = known.map_or(sequence, |w| w.window.highest.max(sequence));
+        // What comes at this very moment is lost or seen twice: votes of that worker do not count yet, and a Cancel is repeated.
+        let window = Window { highest, seen: [u64::MAX; 16] };
+        maps.windows.set(&key, &LockedWindow { lock: 0, pad: 0, boot: boot.0, window })?;
+    }
+    Ok(())
+}
+
 /// The inode number of our network namespace: what tells its sockets from others'.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jlb_flow::PARTITIONS;
 use jlb_hostnet::{Desired, HostNet, Warning};
 use jlb_map::Snapshot;
 use jlb_node::{Daemon, Setup, random_u64};
@@ -15,7 +16,8 @@ use jlb_role::{AllRules, Burst, Collect, Nanos, Report, Role, Samples};
 use jlb_wire::{BootId, MemberId};
 use jlb_yann_core::maps::{EventRecord, Shared};
 use jlb_yann_core::{
-    Agent, AgentConfig, AgentEvent, BackendWord, DEFAULT_UDP_IDLE, KernelEvent, SWEEP_INTERVAL,
+    Agent, AgentConfig, AgentEvent, BackendWord, DEFAULT_UDP_IDLE, KernelEvent, Owners,
+    SWEEP_INTERVAL,
 };
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -125,6 +127,14 @@ pub struct Yann {
     sweeps: u64,
     cpu: load::Cpu,
     beaten: Nanos,
+    /// The change of sole owners that the maps do not have yet, and the pulls before it.
+    sole_change: Option<u64>,
+    pulled: Vec<(MemberId, BootId, u64)>,
+}
+
+/// Partitions that one tracker decides on alone.
+fn alone(owners: &Owners) -> usize {
+    owners.iter().filter(|&&owner| owner != 0).count()
 }
 
 /// Time since the host's start, as eBPF's `bpf_ktime_get_ns` says it.
@@ -160,7 +170,12 @@ impl Yann {
             capacity: yann.flow_capacity,
             max_connections: yann.max_connections.map_or(0, core::num::NonZeroU32::get),
         };
+        let epoch = maps.host.get(0).map_err(MapsError::from)?.epoch;
         config::configure(&mut maps, setup.me, &setup.cluster, limits)?;
+        // Who decided alone did so in an epoch.
+        if epoch != setup.cluster.epoch().0 {
+            maps.set_sole_owners(&[0; PARTITIONS])?;
+        }
 
         let member = setup.cluster.member(setup.me).ok_or(YannError::NoSection)?;
         let (v4, v6) = (member.addresses.v4, member.addresses.v6);
@@ -170,7 +185,12 @@ impl Yann {
 
         let seed = random_u64().map_err(system("/dev/urandom"))?;
         let agent_config = AgentConfig { id: setup.me, seed, close_capacity: CLOSES };
-        let agent = Agent::new(agent_config, Arc::clone(&setup.cluster), AllRules, now(), &word);
+        let mut agent =
+            Agent::new(agent_config, Arc::clone(&setup.cluster), AllRules, now(), &word);
+        let standings = maps.standings()?.into_iter();
+        agent.adopt_sole_owners(now(), &*maps.sole_owners()?, standings, |id| {
+            maps.boots.get(id.as_u16().into()).map_or(BootId(0), BootId)
+        });
         let collector = Collector::new(pins, (capacities.flows, capacities.answers), now)?;
         let ended = maps.answers.entries().filter_map(|(k, a)| KernelEvent::of_answer(&k, &a));
         let ended = ended.take(CLOSES).collect();
@@ -200,6 +220,8 @@ impl Yann {
             sweeps: 0,
             cpu: load::Cpu::default(),
             beaten: Nanos::ZERO,
+            sole_change: None,
+            pulled: Vec::new(),
         })
     }
 
@@ -248,13 +270,47 @@ impl Yann {
                     warn!("`{}` has another member list of the same generation", name(member));
                 }
                 Report::Collect(order) => self.handle_order(order),
+                Report::Pulled { member, boot, sequence } => {
+                    self.pulled.push((member, boot, sequence));
+                }
+                Report::SoleChanged { change } => self.sole_change = Some(change),
                 // No agent says any of these.
                 Report::BackendDead { .. }
                 | Report::Warm(_)
                 | Report::WaitsFor { .. }
+                | Report::Sole(_)
                 | Report::MayLeave => {}
             }
         }
+        self.write_sole_owners();
+    }
+
+    /// The fence of rule 14: the kernel half first, then the acknowledgement.
+    fn write_sole_owners(&mut self) {
+        let Some(change) = self.sole_change else { return };
+        let was_alone = self.maps.sole_owners().map_or(0, |owners| alone(&owners));
+        match self.write_owners() {
+            Ok(()) => {
+                self.sole_change = None;
+                self.pulled.clear();
+                let alone = alone(self.agent.sole_owners());
+                if alone != was_alone {
+                    info!("new flows of {alone} partitions need the vote of one tracker alone");
+                }
+                self.agent.event(now(), AgentEvent::SoleWritten { change }, &mut self.out);
+            }
+            // It is tried again every second.
+            Err(e) => warn!("cannot note who decides alone: {e}"),
+        }
+    }
+
+    /// What counted no more comes before what counts again.
+    fn write_owners(&mut self) -> Result<(), MapsError> {
+        for &(member, boot, sequence) in &self.pulled {
+            config::pulled(&mut self.maps, member, boot, sequence)?;
+        }
+        self.maps.set_sole_owners(self.agent.sole_owners())?;
+        self.maps.set_standings(self.agent.standings())
     }
 
     /// The fence of rule 5: from here on no vote of another boot of that tracker counts.
@@ -332,7 +388,18 @@ impl Yann {
             self.maps.host.set(0, &host).map_err(MapsError::from)?;
             self.agent.event(now(), AgentEvent::Cpu(cpu), &mut self.out);
         }
+        self.tell_live();
         Ok(())
+    }
+
+    /// Of a service without events the user half knows nothing: it was just started, or has another list.
+    fn tell_live(&mut self) {
+        for (slot, service) in (0..).zip(self.cluster.services()) {
+            if service.backend(self.me).is_some() {
+                let event = AgentEvent::Live { slot, live: self.maps.live_flows(slot) };
+                self.agent.event(now(), event, &mut self.out);
+            }
+        }
     }
 }
 
@@ -458,6 +525,7 @@ impl Daemon for Yann {
         self.host_task = HostTask::Apply;
         self.cluster = Arc::clone(cluster);
         self.agent.event(now(), AgentEvent::Snapshot(Arc::clone(cluster)), &mut self.out);
+        self.tell_live();
         Ok(())
     }
 
@@ -478,7 +546,8 @@ impl Daemon for Yann {
         let known = |id: &MemberId| self.agent.peers().boot(*id).is_some();
         let trackers = self.cluster.with_role(jlb_map::MemberRole::FlowTracker);
         // Rule 1 wants two; a cluster that has fewer waits for all of them.
-        let needed = trackers.len().min(2);
+        let alone = self.agent.sole_owners().iter().any(|&owner| owner != 0);
+        let needed = trackers.len().min(if alone { 1 } else { 2 });
         if trackers.iter().filter(|id| known(id)).count() < needed {
             return vec!["fewer than two flow trackers have answered".to_owned()];
         }

@@ -5,9 +5,12 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use jlb_flow::PARTITIONS;
+use jlb_wire::MemberId;
+use jlb_yann_core::Owners;
 use jlb_yann_core::maps::{
     AddressKey, Answer, AnswerKey, Egress, Flow, Host, Member, MemberAt, Service, ServiceKey,
-    Shared, Vip, Window, WindowKey,
+    Shared, Standing, Vip, Window, WindowKey,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -242,6 +245,10 @@ maps! {
     member_addresses: HashOf<AddressKey, MemberAt, 20, 4>,
     /// Boot ids by member id.
     boots: ArrayOf<u64, 8>,
+    /// Sole owners, by partition.
+    sole: ArrayOf<u16, 2>,
+    /// What trackers' votes are worth, by member id.
+    standing: ArrayOf<Standing, 8>,
     /// Sequence windows.
     windows: HashOf<WindowKey, LockedWindow, 4, 152>,
     /// Ways out.
@@ -325,7 +332,7 @@ fn pinned(pins: &Path, name: &'static str) -> Result<Map, MapsError> {
 }
 
 impl Maps {
-    /// Forgets all flows and answers: they are of a network that is gone.
+    /// Forgets all flows, answers and sole owners: they are of a network that is gone.
     ///
     /// # Errors
     /// When a map does not work.
@@ -336,7 +343,65 @@ impl Maps {
             self.live.set(slot, &0)?;
         }
         self.live_all.set(0, &0)?;
+        for id in 0..self.standing.len() {
+            self.standing.set(id, &Standing::default())?;
+        }
+        self.set_sole_owners(&[0; PARTITIONS])
+    }
+
+    /// Who decides alone, by partition.
+    ///
+    /// # Errors
+    /// When the map does not work.
+    pub fn sole_owners(&self) -> Result<Box<Owners>, MapsError> {
+        let mut owners = Box::new([0; PARTITIONS]);
+        for (partition, owner) in (0..).zip(owners.iter_mut()) {
+            *owner = self.sole.get(partition)?;
+        }
+        Ok(owners)
+    }
+
+    /// What trackers' votes are worth.
+    ///
+    /// # Errors
+    /// When the map does not work.
+    pub fn standings(&self) -> Result<Vec<(MemberId, Standing)>, MapsError> {
+        let ids = (1..=MemberId::MAX).filter_map(MemberId::new);
+        Ok(ids
+            .map(|id| Ok((id, self.standing.get(id.as_u16().into())?)))
+            .collect::<Result<_, MapError>>()?)
+    }
+
+    /// Says what they are worth.
+    ///
+    /// # Errors
+    /// When the map does not work.
+    pub fn set_standings(
+        &mut self,
+        standings: impl Iterator<Item = (MemberId, Standing)>,
+    ) -> Result<(), MapsError> {
+        for (id, standing) in standings {
+            self.standing.set(id.as_u16().into(), &standing)?;
+        }
         Ok(())
+    }
+
+    /// Says who decides alone. What stays is never away.
+    ///
+    /// # Errors
+    /// When the map does not work.
+    pub fn set_sole_owners(&mut self, owners: &Owners) -> Result<(), MapsError> {
+        for (partition, owner) in (0..).zip(owners) {
+            if self.sole.get(partition)? != *owner {
+                self.sole.set(partition, owner)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Live flows of a service, by slot; 0 when that cannot be read.
+    pub fn live_flows(&self, slot: u16) -> u32 {
+        self.live.get(slot.into()).unwrap_or(0)
     }
 
     /// From their pins.

@@ -229,7 +229,7 @@ impl Site {
             return false;
         }
         self.sequence += 1;
-        let probe = Probe { generation: 7, digest: 0, heartbeat_age_ms: 0, worker: 1 };
+        let probe = Probe { generation: 7, digest: 0, heartbeat_age_ms: 0, worker: 1, shut_out: 0 };
         let answer = Body {
             kind: BodyKind::Probe,
             version: Version::OLDEST,
@@ -300,7 +300,8 @@ impl Site {
 
     /// The answer to a pull, repeated as a tracker does.
     fn pull(&mut self, nonce: u64, batch: u32) -> Option<(u16, Refresh, Vec<RefreshRecord>)> {
-        let asked = Refresh { batch, batches: 0, worker: 0, workers: 1, sole: 0, counter: 0 };
+        let asked =
+            Refresh { batch, batches: 0, worker: 0, workers: 1, sole: 0, shut_out: 0, counter: 0 };
         let mut payload = [0; MAX_BODY_PAYLOAD];
         let len = asked.emit(&[], &mut payload);
         for _ in 0..40 {

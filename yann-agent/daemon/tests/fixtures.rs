@@ -7,6 +7,7 @@ mod common;
 mod pair;
 
 use common::*;
+use jlb_flow::PARTITIONS;
 use jlb_map::Admission;
 use jlb_role::{Nanos, Reason};
 use jlb_wire::{
@@ -17,6 +18,7 @@ use jlb_yann::bpffs;
 use jlb_yann::changes::Changes;
 use jlb_yann::maps::{ArrayOf, LAYOUT};
 use jlb_yann::programs::{self, Capacities, Hook, Programs, ProgramsError};
+use jlb_yann_core::maps::Standing;
 use jlb_yann_core::{DEFAULT_UDP_IDLE, KernelLimits, Verdict};
 use pair::Pair;
 use proptest::prelude::*;
@@ -170,6 +172,19 @@ fn rows_of_refusal_in_their_order() {
     assert_eq!(p.reason(open, &tcp(8)), RejectReason::MaxConnections);
     let forced = Control { flags: Flags::FORCE, ..p.host.open(&tcp(8), 1) };
     assert!(matches!(p.send(forced, &tcp(8)), Verdict::Deliver(_)));
+    // Busier than others: the last one takes it all the same.
+    p.begin(&snapshot(|_| {}), LIMITS);
+    for (n, bar, refused) in
+        [(1, 1, false), (2, 1, true), (3, 2, false), (4, 2, true), (5, 0, false)]
+    {
+        let load = jlb_wire::Bar(bar).to_wire();
+        let open = Control { load, ..p.host.open(&tcp(n), 1) };
+        if refused {
+            assert_eq!(p.reason(open, &tcp(n)), RejectReason::Busy);
+        } else {
+            assert!(matches!(p.send(open, &tcp(n)), Verdict::Deliver(_)));
+        }
+    }
     p.begin(&snapshot(|_| {}), LIMITS);
     let elsewhere = flow(1, "203.0.113.10", 82, Protocol::Tcp);
     let open = p.host.open(&elsewhere, 700);
@@ -257,6 +272,92 @@ fn an_open_that_cannot_be_believed_is_dropped() {
     let late = udp(9);
     p.set_stack(0, 0, false);
     assert!(matches!(p.admit(&late, 0), Verdict::Send { .. }), "and the first one signs");
+}
+
+#[test]
+fn rows_of_a_sole_owner() {
+    let mut p = Pair::new(LIMITS);
+    for tuple in all_kinds() {
+        p.begin(&snapshot(|_| {}), LIMITS);
+        let isn = if pair::is_tcp(&tuple) { 700 } else { 0 };
+        let alone = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        assert_eq!(p.dropped(&packet(&alone, &tuple)), Some(Reason::Unexpected));
+        // Another partition's owner is nobody here.
+        let mut owners = [SECOND.as_u16(); PARTITIONS];
+        owners[partition(&tuple).index()] = 0;
+        p.obey(&owners);
+        let alone = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        assert_eq!(p.dropped(&packet(&alone, &tuple)), Some(Reason::Unexpected));
+        let mut owners = [HEAD.as_u16(); PARTITIONS];
+        owners[partition(&tuple).index()] = SECOND.as_u16();
+        p.obey(&owners);
+        for votes in [(HEAD, SECOND), (SECOND, HEAD), (HEAD, HEAD)] {
+            let open = p.host.open_by(votes, &tuple, isn);
+            assert_eq!(p.dropped(&packet(&open, &tuple)), Some(Reason::SoleOwner));
+        }
+        let open = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        let other_boot = Control { word_b: open.word_b + 1, ..open };
+        assert_eq!(p.dropped(&packet(&other_boot, &tuple)), Some(Reason::SoleOwner));
+        let open = p.host.open_by((SECOND, SECOND), &tuple, isn);
+        p.send(open, &tuple);
+        assert!(p.host.kernel.flow(&tuple).is_some());
+    }
+}
+
+#[test]
+fn rows_of_who_has_not_pulled_since() {
+    let mut p = Pair::new(LIMITS);
+    let shut_out = |mask| Standing { shut_out: mask, number: 9, ..Standing::default() };
+    for tuple in all_kinds() {
+        p.begin(&snapshot(|_| {}), LIMITS);
+        let isn = if pair::is_tcp(&tuple) { 700 } else { 0 };
+        // The head's worker is not known here: any of them counts. Of the second's it is the one that sends.
+        for (tracker, mask, refused) in
+            [(HEAD, 2, true), (SECOND, 1, true), (SECOND, 2, false), (THIRD, 0xffff, false)]
+        {
+            p.stand(tracker, shut_out(mask));
+            let open = p.host.open(&tuple, isn);
+            let why = refused.then_some(Reason::SoleOwner);
+            assert_eq!(p.dropped(&packet(&open, &tuple)), why, "{tracker:?} {mask}");
+            p.stand(tracker, Standing::default());
+        }
+    }
+}
+
+#[test]
+fn rows_of_what_was_sent_before_a_pull() {
+    let mut p = Pair::new(LIMITS);
+    p.begin(&snapshot(|_| {}), LIMITS);
+    let (first, late, next) = (tcp(1), tcp(2), tcp(3));
+    let late_open = p.host.open(&late, 700);
+    let open = p.host.open(&first, 700);
+    p.send(open, &first);
+    for pulled in [open.sequence + 5, open.sequence + 2] {
+        p.pulled(SECOND, pulled);
+        assert_eq!(p.dropped(&packet(&late_open, &late)), Some(Reason::Replayed));
+    }
+    for (sequence, why) in [(open.sequence + 5, Some(Reason::Replayed)), (open.sequence + 6, None)]
+    {
+        let open = Control { sequence, ..p.host.open(&next, 700) };
+        assert_eq!(p.dropped(&packet(&open, &next)), why);
+    }
+}
+
+#[test]
+fn rows_of_what_probe_says_of_votes() {
+    let mut p = Pair::new(LIMITS);
+    p.begin(&snapshot(|_| {}), LIMITS);
+    for standing in [
+        Standing { shut_out: 1 << 3, number: 255, ..Standing::default() },
+        Standing { shut_out: !(1 << 3), obeyed: 1 << 3, number: 1, ..Standing::default() },
+        Standing { shut_out: 0xffff, obeyed: !(1 << 3), number: 7, ..Standing::default() },
+    ] {
+        p.stand(HEAD, standing);
+        // Of worker 3; and who is no tracker.
+        for from in [HEAD, SECOND, INGRESS] {
+            p.receive(&probe(from, 0));
+        }
+    }
 }
 
 #[test]
@@ -371,7 +472,8 @@ fn probe_is_answered_and_makes_a_way_out() {
     p.pass(100, false);
     // Another age of the heartbeat by the time that it runs is no other behaviour: only fresh ones are compared.
     p.pass(1, true);
-    let payload = Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3 }.emit();
+    let payload =
+        Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3, shut_out: 0 }.emit();
     let mut with_list = payload;
     with_list[23] = 1;
     for packet in [

@@ -1,7 +1,8 @@
+use core::ops::RangeInclusive;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jlb_role::Nanos;
-use jlb_wire::tcp_flags::{ACK, RST, SYN};
+use jlb_wire::tcp_flags::{ACK, FIN, RST, SYN};
 use jlb_wire::{FiveTuple, Tcp};
 
 use super::{Life, Silence, Sticky};
@@ -15,6 +16,8 @@ pub(crate) struct Promise {
     pub(crate) backend: u16,
     /// The server's initial sequence number.
     pub(crate) iss: u32,
+    /// Sequence numbers that the server has used: no client expects one behind them.
+    used: u32,
     at: Nanos,
 }
 
@@ -33,16 +36,24 @@ impl Durable {
         &mut self,
         now: Nanos,
         backend: u16,
-        (tuple, tcp): (FiveTuple, Tcp),
+        (tuple, tcp, payload): (FiveTuple, Tcp, usize),
         sticky: &Sticky,
     ) {
+        let behind = tcp.seq.wrapping_add(payload as u32 + u32::from(tcp.flags & (SYN | FIN) != 0));
         if tcp.flags & RST != 0 {
             self.resets.insert((tuple, tcp.seq));
         } else if tcp.flags & (SYN | ACK) == SYN | ACK
             && let Some(life) = sticky.life_at(tuple, tcp.ack.wrapping_sub(1))
         {
-            let promise = Promise { backend, iss: tcp.seq, at: now };
+            let promise = Promise { backend, iss: tcp.seq, used: 1, at: now };
             self.promises.entry(life).or_insert(promise);
+        } else {
+            for (_, promise) in self.promises.range_mut(lives(tuple)) {
+                let used = behind.wrapping_sub(promise.iss);
+                if promise.backend == backend && used < SPAN {
+                    promise.used = promise.used.max(used);
+                }
+            }
         }
     }
 
@@ -71,15 +82,18 @@ impl Durable {
         if tcp.flags & RST == 0 || self.resets.contains(&(tuple, tcp.seq)) {
             return None;
         }
-        let first = Life { tuple, isn: 0 };
-        let last = Life { tuple, isn: u32::MAX };
-        let mut lives = self.promises.range(first..=last).map(|(&life, _)| life);
+        let mut lives = self.promises.range(lives(tuple)).map(|(&life, _)| life);
         let ends = |life: &Life| {
             let Some(promise) = self.promise(*life, silence) else { return false };
             let acknowledges = tcp.flags & ACK != 0 && tcp.ack.wrapping_sub(life.isn) < SPAN;
-            acknowledges || tcp.seq.wrapping_sub(promise.iss) < SPAN
+            acknowledges || tcp.seq.wrapping_sub(promise.iss) <= promise.used
         };
         let life = lives.find(ends)?;
         Some((life, self.promise(life, silence)?))
     }
+}
+
+/// All incarnations of a five-tuple.
+fn lives(tuple: FiveTuple) -> RangeInclusive<Life> {
+    Life { tuple, isn: 0 }..=Life { tuple, isn: u32::MAX }
 }

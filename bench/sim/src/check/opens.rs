@@ -35,6 +35,9 @@ struct Life {
     heads: BTreeSet<u16>,
 }
 
+/// A candidate that a Cancel withdrew from its head.
+type Withdrawn = (u16, u16, bool);
+
 #[derive(Debug, Default)]
 struct Traffic {
     /// Packets of clients that reached an ingress.
@@ -50,6 +53,8 @@ pub(crate) struct Opens {
     entries: BTreeMap<Entry, Life>,
     /// First Opens of the last second, by ingress and worker.
     young: BTreeMap<(u16, u8), VecDeque<Nanos>>,
+    /// By incarnation: what Rejects that answer a Cancel took back.
+    withdrawn: BTreeMap<(FiveTuple, u32), BTreeSet<Withdrawn>>,
     /// Pending entries that began, by ingress.
     begun: BTreeMap<u16, u64>,
     traffic: BTreeMap<FiveTuple, Traffic>,
@@ -103,6 +108,11 @@ impl Opens {
             }
             return;
         }
+        if seen.kind == PacketKind::Reject && from == word.backend && word.second == 0 {
+            let withdrawn = (word.head, word.backend, word.has(FORCE));
+            self.withdrawn.entry((tuple, incarnation)).or_default().insert(withdrawn);
+            return;
+        }
         if seen.kind != PacketKind::Open || word.has(INCUMBENT) {
             return;
         }
@@ -129,8 +139,12 @@ impl Opens {
         if word.receiver == word.backend && !word.has(REFUSED) {
             life.asked.insert((word.backend, word.has(FORCE)));
         }
-        // Each head counts its own tries; force asks one of them once more.
-        let limit = (candidates + 1) * life.heads.len();
+        // Each head counts its own tries; force asks one of them once more. A Cancel's Reject frees the vote: who was
+        // not answered in time heads another chain for the ingress's next Open (rule 7), of which there are four (rule 8).
+        let withdrawn = self.withdrawn.get(&(tuple, incarnation)).into_iter().flatten();
+        let withdrawn = withdrawn.filter(|(head, ..)| life.heads.contains(head)).count();
+        let chains = (life.heads.len() + withdrawn).min(OPENS_PER_ENTRY as usize);
+        let limit = (candidates + 1) * chains;
         if life.asked.len() > limit {
             let asked = life.asked.clone();
             found.add(Invariant::Termination, now, || {

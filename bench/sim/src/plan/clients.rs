@@ -23,7 +23,13 @@ pub(super) fn draw_clients(r: &mut Random, services: &[Service], heal: Nanos) ->
             let tuple = clients[previous].tuple;
             let service = clients[previous].service;
             let pause = Nanos(r.pick([10_000, 1_000_000, 100_000_000, 3_000_000_000]));
-            client = Client::new(tuple, draw_intent(r, tuple), service, pause, Some(previous));
+            client = Client::new(
+                tuple,
+                draw_intent(r, tuple.protocol()),
+                service,
+                pause,
+                Some(previous),
+            );
             clients.push(client);
         }
     }
@@ -50,6 +56,18 @@ pub(super) fn draw_client(
     let service = r.below(services.len() as u64) as usize;
     let s = &services[service];
     let vip = s.vips[r.below(s.vips.len() as u64) as usize];
+    let intent = draw_intent(r, s.protocol);
+    client_of((service, s), vip, n, intent, start)
+}
+
+/// The `n`th client, of one of three hosts.
+pub(super) fn client_of(
+    (service, s): (usize, &Service),
+    vip: IpAddr,
+    n: u16,
+    intent: Intent,
+    start: Nanos,
+) -> Option<Client> {
     let host = 1 + n % 3;
     let address: IpAddr = if vip.is_ipv4() {
         Ipv4Addr::new(198, 51, 100, host as u8).into()
@@ -58,11 +76,11 @@ pub(super) fn draw_client(
     };
     let (client, vip) = (SocketAddr::new(address, 20_000 + n), SocketAddr::new(vip, s.port));
     let tuple = FiveTuple::new(client, vip, s.protocol).ok()?;
-    Some(Client::new(tuple, draw_intent(r, tuple), service, start, None))
+    Some(Client::new(tuple, intent, service, start, None))
 }
 
-pub(super) fn draw_intent(r: &mut Random, tuple: FiveTuple) -> Intent {
-    match tuple.protocol() {
+pub(super) fn draw_intent(r: &mut Random, protocol: Protocol) -> Intent {
+    match protocol {
         Protocol::Tcp => draw_tcp(r),
         Protocol::Udp => Intent::Udp {
             datagrams: r.between(1, 8) as u32,

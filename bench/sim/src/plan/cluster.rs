@@ -3,12 +3,13 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::num::NonZeroU32;
 
+use jlb_flow::HashKey;
 use jlb_map::{
-    Addresses, Admission, Backend, Member, MemberRole, OnExhausted, Policy, Prefix, ReturnPath,
-    Service,
+    Addresses, Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, Policy, Prefix,
+    ReturnPath, Service, Spec, Underlay,
 };
 use jlb_role::Nanos;
-use jlb_wire::{MemberId, Protocol};
+use jlb_wire::{Epoch, MacKey, MacKeys, MemberId, Protocol, Version};
 
 use super::Expectation;
 use crate::random::Random;
@@ -21,13 +22,36 @@ pub(super) struct Families {
 }
 
 impl Families {
+    pub(super) const V4: Self = Self { v4: true, v6: false };
+
     pub(super) fn draw(r: &mut Random) -> Self {
         let (v4, v6) = r.pick([(true, false), (false, true), (true, true)]);
         Self { v4, v6 }
     }
 }
 
-pub(super) fn prefixes() -> Vec<Prefix> {
+/// The first list of members, with keys of this seed.
+pub(super) fn spec(
+    seed: u64,
+    prefer: Family,
+    members: Vec<Member>,
+    services: Vec<Service>,
+) -> Spec {
+    Spec {
+        generation: 1,
+        epoch: Epoch(1),
+        protocol: Version::OLDEST,
+        keys: Keys {
+            hash_key: HashKey(u128::from(seed).wrapping_add(1).to_be_bytes()),
+            mac_keys: MacKeys::single(MacKey(*b"simulated secret")),
+        },
+        underlay: Underlay { prefixes: prefixes(), prefer, port: 6081, mtu: 1500 },
+        members,
+        services,
+    }
+}
+
+fn prefixes() -> Vec<Prefix> {
     let v4 = Prefix::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 16);
     let v6 = Prefix::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 64);
     [v4, v6].into_iter().flatten().collect()
@@ -129,7 +153,8 @@ impl DrawnService {
             port: if r.once_in(8) { 6081 } else { 80 + n },
             protocol,
             backends: entries,
-            policy: Policy::Random,
+            // Of a copy: what else a seed means stays the same.
+            policy: r.clone().pick(Policy::ALL),
             reject_ttl,
             on_exhausted,
             return_path: r.pick([ReturnPath::Egress, ReturnPath::Egress, ReturnPath::Direct]),

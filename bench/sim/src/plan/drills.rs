@@ -51,6 +51,7 @@ impl Plan {
             1 => self.trackers_without_a_witness(r, &cast),
             2 => self.votes_of_the_dead(r, &cast),
             3 => self.strays(r),
+            _ if r.once_in(2) => self.alone_by_mistake(r, &cast),
             _ => self.two_epochs(r, &cast, families, spec)?,
         }
         self.faults.sort_by_key(|&(at, _)| at);
@@ -109,6 +110,24 @@ impl Plan {
         let seed = r.next();
         self.faults.push((MOMENT - ms(2), Fault::Reroute { seed }));
         self.faults.push((MOMENT + ms(r.between(10, 40)), Fault::Reroute { seed: self.ecmp_seed }));
+    }
+
+    /// A tracker that hears no other one wants to decide alone. Some backends hear of that late, and the others do not get
+    /// through to the other trackers, who go on as before.
+    fn alone_by_mistake(&mut self, r: &mut Random, cast: &Cast) {
+        self.long_clients(r, (MOMENT + ms(300), MOMENT + ms(1500)));
+        // So that the next tracker is asked for the same flow.
+        self.inside.late = ms(400);
+        self.inside.late_of[PacketKind::Accept as usize] = 500_000;
+        let alone = one_of(r, &cast.trackers);
+        let others: Vec<u16> = cast.trackers.iter().copied().filter(|&t| t != alone).collect();
+        for (from, to) in [(vec![alone], others.clone()), (others.clone(), vec![alone])] {
+            self.faults.push((MOMENT, Fault::Cut { from, to, time: ms(2500) }));
+        }
+        let half = cast.backends.len() / 2;
+        let (obey, late) = cast.backends.split_at(half);
+        self.late_orders = late.iter().map(|&backend| (backend, ms(3000))).collect();
+        self.faults.push((MOMENT, Fault::Deafen { from: obey.to_vec(), to: others }));
     }
 
     /// A tracker joins; some members know, others go on as before for a while, and then the flows move.

@@ -50,7 +50,7 @@ impl Plan {
     pub(super) fn draw_failover(
         &mut self,
         r: &mut Random,
-        families: Families,
+        (families, wide): (Families, bool),
         spec: Spec,
     ) -> Result<(), Problems> {
         self.bounds = Bounds::AMPLE;
@@ -59,7 +59,7 @@ impl Plan {
         }
         self.draw_long_clients(r);
         if r.once_in(3) {
-            self.draw_lists(r, families, spec)?;
+            self.draw_lists(r, (families, wide), spec)?;
         }
         let cast = self.cast();
         let kinds = r.next();
@@ -188,11 +188,11 @@ impl Plan {
         }
     }
 
-    /// Trackers and backends that come and go.
+    /// Trackers, backends and ingress hosts that come and go.
     fn draw_lists(
         &mut self,
         r: &mut Random,
-        families: Families,
+        (families, wide): (Families, bool),
         mut spec: Spec,
     ) -> Result<(), Problems> {
         let mut everybody = spec.members.clone();
@@ -203,7 +203,7 @@ impl Plan {
             let id = everybody.len() as u16 + 1;
             let trackers: Vec<_> =
                 spec.members.iter().filter(|m| m.role == MemberRole::FlowTracker).collect();
-            match r.below(4) {
+            match r.below(if wide { 6 } else { 4 }) {
                 0 if trackers.len() > 2 => {
                     let gone = trackers[r.below(trackers.len() as u64) as usize].id;
                     spec.members.retain(|m| m.id != gone);
@@ -220,6 +220,15 @@ impl Plan {
                     }
                     join(&mut spec, &mut everybody, Some(new));
                     self.expect_either();
+                }
+                4 => join(&mut spec, &mut everybody, member(id, MemberRole::Ingress, families)),
+                5 => {
+                    let hosts = spec.members.iter().filter(|m| m.role == MemberRole::Ingress);
+                    let hosts: Vec<_> = hosts.map(|m| m.id).collect();
+                    if hosts.len() > 1 {
+                        let gone = hosts[r.below(hosts.len() as u64) as usize];
+                        spec.members.retain(|m| m.id != gone);
+                    }
                 }
                 _ => {
                     let backends = spec

@@ -1,6 +1,6 @@
 //! The clients' part: what they send, what reaches them, and whether they were treated well.
 
-use jlb_role::{FakeBuf, Nanos};
+use jlb_role::Nanos;
 use jlb_wire::{FiveTuple, Protocol, tcp_flags};
 
 use super::{CLIENTS, Event, Node, World};
@@ -73,7 +73,8 @@ impl World {
                 let (seq, ack, flags) = (tcp.seq, tcp.ack, tcp.flags);
                 let segment = Segment { seq, ack, flags, payload: payload.to_vec() };
                 let reset = tcp_packet(tuple.client(), tuple.vip(), &reset_for(&segment));
-                self.transmit(CLIENTS, FakeBuf::holding(&reset));
+                let packet = self.io.holding(&reset);
+                self.transmit(CLIENTS, packet);
             }
             (None, _) => {}
         }
@@ -100,7 +101,8 @@ impl World {
 
     pub(super) fn after_client(&mut self, client: usize, out: Vec<Vec<u8>>) {
         for packet in out {
-            self.transmit(CLIENTS, FakeBuf::holding(&packet));
+            let packet = self.io.holding(&packet);
+            self.transmit(CLIENTS, packet);
         }
         let now = self.now;
         let c = &self.plan.clients[client];
@@ -170,7 +172,8 @@ impl World {
         let segment = Segment { seq, ack, flags: tcp_flags::ACK, payload: Vec::new() };
         self.trace.event(self.now, client as u64, &[], || format!("stray {tuple:?}"));
         let packet = tcp_packet(tuple.client(), tuple.vip(), &segment);
-        self.transmit(CLIENTS, FakeBuf::holding(&packet));
+        let packet = self.io.holding(&packet);
+        self.transmit(CLIENTS, packet);
     }
 
     /// Somebody who does not get the answers sends a SYN in a client's name.
@@ -181,7 +184,8 @@ impl World {
         let syn = Segment { seq: isn, ack: 0, flags: tcp_flags::SYN, payload: Vec::new() };
         self.trace.event(self.now, client as u64, &[], || format!("spoofed SYN {tuple:?}"));
         let packet = tcp_packet(tuple.client(), tuple.vip(), &syn);
-        self.transmit(CLIENTS, FakeBuf::holding(&packet));
+        let packet = self.io.holding(&packet);
+        self.transmit(CLIENTS, packet);
     }
 }
 

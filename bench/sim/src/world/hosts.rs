@@ -1,6 +1,6 @@
 //! The backend hosts' part: their stacks, the two halves of their agents, and what they deliver.
 
-use jlb_role::{FakeBuf, Nanos};
+use jlb_role::Nanos;
 
 use super::{Event, Node, World, name};
 use crate::backend::{Backend, Deeds, parsed};
@@ -79,11 +79,13 @@ impl World {
         for packet in deeds.passed {
             // With no daemon there is no socket.
             if self.backend(node).is_some_and(|b| b.daemon != Life::Down) {
-                self.enqueue(node, 0, FakeBuf::holding(&packet));
+                let packet = self.io.holding(&packet);
+                self.enqueue(node, 0, packet);
             }
         }
         for packet in deeds.sent {
-            self.transmit(node, FakeBuf::holding(&packet));
+            let packet = self.io.holding(&packet);
+            self.transmit(node, packet);
         }
         let Node::Backend(b) = &mut self.nodes[usize::from(node)] else { return };
         if let Some(tuple) = b.stack.corrupt.take() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jlb_flowtracker_core::TrackerEvent;
 use jlb_ingress_core::IngressEvent;
-use jlb_map::{MemberRole, Snapshot};
+use jlb_map::MemberRole;
 use jlb_role::{Collect, FakeBuf, Nanos, Role};
 use jlb_yann_core::AgentEvent;
 
@@ -29,7 +29,7 @@ pub(crate) struct Status {
     /// Changes of it, so that what was to end one is told apart.
     turn: u32,
     /// The list in force there, and the latest on its disk.
-    list: usize,
+    pub(super) list: usize,
     known: usize,
     /// Packets that wait for a host that hangs.
     backlog: VecDeque<FakeBuf>,
@@ -182,10 +182,17 @@ impl World {
     }
 
     pub(super) fn gain_hop(&mut self, node: u16) {
-        if self.life(node) == Life::Up && !self.hops.contains(&node) {
+        let listed = self.is_listed(node, self.status[usize::from(node)].known);
+        if listed && self.life(node) == Life::Up && !self.hops.contains(&node) {
             self.hops.push(node);
             self.hops.sort_unstable();
         }
+    }
+
+    /// Whether that list names the node.
+    pub(super) fn is_listed(&self, node: u16, list: usize) -> bool {
+        let id = self.plan.snapshot.members()[usize::from(node)].id;
+        self.plan.lists[list].member(id).is_some()
     }
 
     fn hang(&mut self, node: u16, time: Nanos) {
@@ -299,15 +306,16 @@ impl World {
     pub(super) fn list(&mut self, node: u16, list: usize) {
         let status = &mut self.status[usize::from(node)];
         status.known = status.known.max(list);
-        let id = self.plan.snapshot.members()[usize::from(node)].id;
-        let in_list = |snapshot: &Snapshot| snapshot.member(id).is_some();
-        let joins = in_list(&self.plan.lists[list]) && !in_list(&self.plan.lists[list - 1]);
-        let leaves = !in_list(&self.plan.lists[list]) && in_list(&self.plan.lists[list - 1]);
+        let (before, after) = (self.is_listed(node, list - 1), self.is_listed(node, list));
+        let (joins, leaves) = (!before && after, before && !after);
+        let status = &mut self.status[usize::from(node)];
         if joins && status.life == Life::Down {
             let turn = status.turn;
             self.boot(node, turn);
         }
         if leaves {
+            // Its operator has withdrawn its routes.
+            self.hops.retain(|&hop| hop != node);
             let at = self.now + self.fate.time(Nanos::ZERO, STOPPED);
             self.queue.push(at, Event::Stop { node });
         }
@@ -338,16 +346,17 @@ impl World {
         self.trace.event(now, node.into(), &[list as u8], || {
             format!("{} reads list {list}", name(&self.plan, node))
         });
+        let local = self.local(node, now);
         let io = &mut self.io;
         match &mut self.nodes[usize::from(node)] {
             Node::Ingress(workers) => {
                 for w in workers {
-                    w.role.event(now, IngressEvent::Snapshot(Arc::clone(&snapshot)), io);
+                    w.role.event(local, IngressEvent::Snapshot(Arc::clone(&snapshot)), io);
                 }
             }
             Node::Tracker(workers) => {
                 for w in workers {
-                    w.role.event(now, TrackerEvent::Snapshot(Arc::clone(&snapshot)), io);
+                    w.role.event(local, TrackerEvent::Snapshot(Arc::clone(&snapshot)), io);
                 }
             }
             Node::Backend(b) => {
@@ -378,7 +387,7 @@ impl World {
         }
         let (counter, records) = b.kernel.refresh_records(now);
         let Collect { tracker, nonce, .. } = collect;
-        let event = AgentEvent::Flows { tracker, nonce, counter, sole: 0, records: records.into() };
+        let event = AgentEvent::Flows { tracker, nonce, counter, records: records.into() };
         let at = now + self.fate.time(Nanos(1_000), COLLECTED.0);
         self.queue.push(at, Event::Agent { node, starts, event: Box::new(event) });
     }

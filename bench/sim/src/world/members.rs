@@ -1,6 +1,7 @@
 //! The members' part: when their workers poll and tick, and what becomes of what they do.
 
 use jlb_role::{FakeBuf, FakeIo, Nanos, PacketBuf, Role};
+use jlb_yann_core::AgentEvent;
 
 use super::{Event, Node, World, name};
 use crate::check::{Found, Invariant};
@@ -37,11 +38,12 @@ impl World {
             return;
         }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let local = self.local(node, now);
         let io = &mut self.io;
         let (emptied, more) = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => poll(&mut workers[w], now, io),
-            Node::Tracker(workers) => poll(&mut workers[w], now, io),
-            Node::Backend(b) => poll(&mut b.agent, now, io),
+            Node::Ingress(workers) => poll(&mut workers[w], local, io),
+            Node::Tracker(workers) => poll(&mut workers[w], local, io),
+            Node::Backend(b) => poll(&mut b.agent, local, io),
         };
         if !emptied {
             self.found
@@ -90,11 +92,12 @@ impl World {
             return;
         }
         self.io.exhausted = self.random.ppm(self.plan.no_buffer);
+        let local = self.local(node, now);
         let io = &mut self.io;
         let due = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => tick(&mut workers[w], now, io),
-            Node::Tracker(workers) => tick(&mut workers[w], now, io),
-            Node::Backend(b) => tick(&mut b.agent, now, io),
+            Node::Ingress(workers) => tick(&mut workers[w], (now, local), io),
+            Node::Tracker(workers) => tick(&mut workers[w], (now, local), io),
+            Node::Backend(b) => tick(&mut b.agent, (now, local), io),
         };
         if due {
             self.after_role(node, worker);
@@ -105,6 +108,7 @@ impl World {
     pub(super) fn after_role(&mut self, node: u16, worker: u8) {
         let mut io = core::mem::take(&mut self.io);
         let mut collects = Vec::new();
+        let mut written = None;
         let Self { plan, trace, nodes, .. } = self;
         for (packet, why) in io.dropped.drain(..) {
             trace.event(self.now, u64::from(node), packet.bytes(), || {
@@ -112,6 +116,7 @@ impl World {
                 let shown = seen.map_or_else(String::new, |s| s.to_string());
                 format!("{} drops {} {shown}", name(plan, node), why.label())
             });
+            io.spare.push(packet);
         }
         for report in io.reports.drain(..) {
             trace.event(self.now, u64::from(node), &[], || {
@@ -119,7 +124,12 @@ impl World {
             });
             if let Node::Backend(b) = &mut nodes[usize::from(node)] {
                 collects.extend(b.learn(report));
+                written = b.sole_change.take().map(|change| (b.starts, change)).or(written);
             }
+        }
+        if let Some((starts, change)) = written {
+            let event = Box::new(AgentEvent::SoleWritten { change });
+            self.queue.push(self.now, Event::Agent { node, starts, event });
         }
         for collect in collects {
             self.order(node, collect);
@@ -134,13 +144,17 @@ impl World {
         for (packet, _) in io.sent.drain(..) {
             self.transmit(node, packet);
         }
+        // What was lost on its way.
+        io.spare.append(&mut self.io.spare);
         self.io = io;
         if let Node::Ingress(workers) = &self.nodes[usize::from(node)] {
             let held = workers[usize::from(worker)].role.waiting().0;
             // What is overdue after it hung, its next ticks end.
             let resumed = self.status[usize::from(node)].resumed;
             let late = resumed.is_some_and(|at| self.now.since(at) < CATCH_UP);
-            let found = if self.plan.short_of_buffers || late {
+            // Who is no member any more sends no Open for what it still takes.
+            let listed = self.is_listed(node, self.status[usize::from(node)].list);
+            let found = if self.plan.short_of_buffers || late || !listed {
                 &mut Found::default()
             } else {
                 &mut self.found
@@ -151,12 +165,15 @@ impl World {
     }
 
     pub(super) fn reschedule(&mut self, node: u16, worker: u8) {
-        let (now, w) = (self.now, usize::from(worker));
-        let (next, ticks_at) = match &mut self.nodes[usize::from(node)] {
-            Node::Ingress(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
-            Node::Tracker(workers) => (workers[w].next_tick(now), &mut workers[w].ticks_at),
-            Node::Backend(b) => (b.agent.next_tick(now), &mut b.agent.ticks_at),
+        let w = usize::from(worker);
+        let local = self.local(node, self.now);
+        let next = match &self.nodes[usize::from(node)] {
+            Node::Ingress(workers) => workers[w].next_tick(local),
+            Node::Tracker(workers) => workers[w].next_tick(local),
+            Node::Backend(b) => b.agent.next_tick(local),
         };
+        let next = next.map(|at| self.global(node, at));
+        let Some((_, ticks_at)) = self.timers_of(node, worker) else { return };
         if let Some(next) = next
             && ticks_at.is_none_or(|at| next < at)
         {
@@ -172,11 +189,15 @@ fn poll<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> (bo
 }
 
 /// Ticks when it is due; `false` for a tick that an earlier one made needless.
-fn tick<R: Role<FakeBuf>>(w: &mut Worker<R>, now: Nanos, io: &mut FakeIo) -> bool {
+fn tick<R: Role<FakeBuf>>(
+    w: &mut Worker<R>,
+    (now, local): (Nanos, Nanos),
+    io: &mut FakeIo,
+) -> bool {
     let due = w.ticks_at == Some(now);
     if due {
         w.ticks_at = None;
-        w.tick(now, io);
+        w.tick(local, io);
     }
     due
 }

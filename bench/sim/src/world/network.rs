@@ -21,8 +21,8 @@ impl World {
             let sender = name(plan, from);
             return found.add(Invariant::Contract, now, || format!("{sender} sent no IP packet"));
         };
-        let to = match plan.snapshot.member_by_address(seen.dst) {
-            Some(member) => member.id.as_u16() - 1,
+        let to = match seen.to {
+            Some(member) => member.as_u16() - 1,
             None if plan.snapshot.is_vip(seen.dst) => match next_hop(plan, hops, &seen) {
                 Some(to) => to,
                 None => return,
@@ -41,6 +41,9 @@ impl World {
         if backend && seen.kind == PacketKind::Open && plan.late_votes > Nanos::ZERO {
             more = more + self.fate.time(Nanos::ZERO, plan.late_votes);
         }
+        if seen.is_order {
+            more = more + plan.late_orders.get(&to).copied().unwrap_or_default();
+        }
         let [first, second] = [first, second].map(|at| at.map(|at| at + more));
         trace.event(now, u64::from(from) << 16 | u64::from(to), bytes, || {
             let fate = match (first, second) {
@@ -56,11 +59,14 @@ impl World {
             self.check_reset(from, &seen);
         }
         let link = (from, to);
+        let answers = seen.answers;
         if let Some(at) = second {
-            self.queue.push(at, Event::Arrive { link, packet: packet.clone() });
+            let packet = self.io.holding(packet.bytes());
+            self.queue.push(at, Event::Arrive { link, packet, answers });
         }
-        if let Some(at) = first {
-            self.queue.push(at, Event::Arrive { link, packet });
+        match first {
+            Some(at) => self.queue.push(at, Event::Arrive { link, packet, answers }),
+            None => self.io.spare.push(packet),
         }
     }
 
@@ -91,10 +97,12 @@ impl World {
     /// A backend's reply to a client, encapsulated or not.
     fn promise(&mut self, from: u16, seen: &Seen) {
         let is_reply = matches!(seen.kind, PacketKind::Plain | PacketKind::Client);
-        if let Some(tcp) = seen.packet.and_then(|p| p.tcp).filter(|_| is_reply)
+        if let Some(packet) = seen.packet.filter(|_| is_reply)
+            && let Some(tcp) = packet.tcp
             && let Some(tuple) = seen.flow(true)
         {
-            self.durable.server_sent(self.now, from + 1, (tuple, tcp), &self.sticky);
+            let sent = (tuple, tcp, packet.len - packet.payload);
+            self.durable.server_sent(self.now, from + 1, sent, &self.sticky);
         }
     }
 
@@ -121,19 +129,20 @@ impl World {
         }
     }
 
-    pub(super) fn arrive(&mut self, link: (u16, u16), packet: FakeBuf) {
+    /// A packet arrives; `answers`: it answers the Probe of this worker.
+    pub(super) fn arrive(&mut self, link: (u16, u16), packet: FakeBuf, answers: Option<u8>) {
         self.fabric.arrived(link);
         let (from, to) = link;
         if to == CLIENTS {
-            return self.client_receives(packet.bytes());
+            self.client_receives(packet.bytes());
+            return self.io.spare.push(packet);
         }
         match (self.life(to), &self.nodes[usize::from(to)]) {
             (Life::Down, _) => return,
             (Life::Hung, Node::Backend(_)) => return self.queue_up(to, packet),
             (Life::Up | Life::Hung, _) => {}
         }
-        let seen = Seen::parse(packet.bytes(), &self.plan.snapshot);
-        if let Some(worker) = seen.and_then(|s| s.answers)
+        if let Some(worker) = answers
             && from != CLIENTS
             && self.life(to) == Life::Up
         {
@@ -149,7 +158,8 @@ impl World {
             Node::Ingress(_) | Node::Tracker(_) | Node::Backend(_) => {}
         }
         if matches!(self.nodes[usize::from(to)], Node::Backend(_)) {
-            return self.backend_receives(to, packet.bytes());
+            self.backend_receives(to, packet.bytes());
+            return self.io.spare.push(packet);
         }
         let worker = (rss(packet.bytes()) % u64::from(self.plan.workers)) as u8;
         self.enqueue(to, worker, packet);

@@ -96,8 +96,8 @@ fn the_fingerprint_that_means_free_is_stored_as_another() {
 fn memory_per_flow_is_as_documented() {
     let capacity = 100_000;
     let per_flow = |bytes: usize| bytes.div_ceil(capacity);
-    assert_eq!(per_flow(FlowTable::new(capacity, 0u64).memory()), 33);
-    assert_eq!(per_flow(FlowTable::new(capacity, [0u64; 3]).memory()), 65);
+    assert_eq!(per_flow(FlowTable::new(capacity, 0u64).memory()), 31);
+    assert_eq!(per_flow(FlowTable::new(capacity, [0u64; 3]).memory()), 62);
 }
 
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use jlb_wire::{
     Body, BodyKind, BootId, Control, Encapsulation, Epoch, FiveTuple, Flags, Incarnation, Kind,
     Load, LoadReport, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Payload, Probe, Protocol,
-    Refresh, RefreshRecord, RejectReason, SoleOwner, Tried, Version, body_flags, entropy_port,
-    flow_headers,
+    Refresh, RefreshRecord, RejectReason, ServiceLoad, SoleOwner, Tried, Version, body_flags,
+    entropy_port, flow_headers,
 };
 
 pub(crate) const KEYS: MacKeys = MacKeys::single(MacKey([
@@ -42,7 +42,7 @@ pub(crate) fn control(kind: Kind) -> Control {
         receiver: id(33),
         flags: Flags::FORCE.with(Flags::CUT),
         reason: if kind == Kind::Reject { RejectReason::QueueFull } else { RejectReason::None },
-        load: Load { queue: 5, cpu: 0x8000 },
+        load: Load { queue: 5, cpu: 0x8000, live: 7 },
         tried,
         boot: BootId(0x1122_3344_5566_7788),
         sequence: (2 << 56) | 77,
@@ -112,17 +112,15 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
             }
         }
     }
-    let probe = Probe { generation: 12, digest: 0xfeed, heartbeat_age_ms: 40, worker: 1 };
+    let probe =
+        Probe { generation: 12, digest: 0xfeed, heartbeat_age_ms: 40, worker: 1, shut_out: 0 };
     let mut room = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let answer =
         probe.emit_with(&[MemberId::new(33).unwrap(), MemberId::new(34).unwrap()], &mut room);
-    let load = LoadReport {
-        counter: 9,
-        load: Load { queue: 5, cpu: 0x8000 },
-        active: 1000,
-        memory: 0x4000,
-        pressure: 3,
-    };
+    let load = LoadReport { generation: 12, live: 1000, cpu: 0x8000, worker: 1 };
+    let services = [(0, 900), (3, 100)].map(|(service, live)| ServiceLoad { service, live });
+    let mut load_room = [0; jlb_wire::MAX_BODY_PAYLOAD];
+    let load = load.emit(&services, &mut load_room);
     let records: Vec<_> = [(false, Protocol::Tcp), (true, Protocol::Udp)]
         .map(|(v6, p)| RefreshRecord {
             tuple: tuple(v6, p),
@@ -131,7 +129,8 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
             counter: 10,
         })
         .into();
-    let refresh = Refresh { batch: 3, batches: 7, worker: 1, workers: 2, sole: 0, counter: 11 };
+    let refresh =
+        Refresh { batch: 3, batches: 7, worker: 1, workers: 2, sole: 0, shut_out: 0, counter: 11 };
     let mut batch_room = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let batch = refresh.emit(&records, &mut batch_room);
     let owner = SoleOwner { owner: MemberId::new(21), worker: 1, workers: 2 };
@@ -141,7 +140,7 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
     let bodies = [
         ("probe", body(BodyKind::Probe, 0, &probe.emit())),
         ("probe-answer", body(BodyKind::Probe, body_flags::ANSWER, &room[..answer])),
-        ("load", body(BodyKind::Load, 0, &load.emit())),
+        ("load", body(BodyKind::Load, 0, &load_room[..load])),
         ("refresh", body(BodyKind::Refresh, body_flags::BATCH, &batch_room[..batch])),
         ("epoch", body(BodyKind::Epoch, body_flags::SOLE_OWNER, &epoch_room[..epoch])),
     ];

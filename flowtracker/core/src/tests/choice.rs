@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jlb_role::{Reason, Without};
-use jlb_wire::{Flags, MemberId};
+use jlb_wire::{Flags, Kind, MemberId};
 
 use super::world::*;
 use crate::{Counts, FlowState, Tracker, TrackerConfig};
@@ -83,11 +83,83 @@ fn who_has_not_yet_told_its_flows_is_offered_none_and_nobody_is_refused_for_it()
     w.refused(Reason::NotReady);
     let refused = FlowState::Pending { force: false, refused: true };
     assert_eq!(w.tracker.flow(&flow.id).unwrap().state, refused);
-    // Whoever was asked in vain three times is out of question.
+    // Whoever is dead is out of question. (Before, somebody else might decide alone.)
     let other = Flow::new(RESET, 1);
     w.down.extend(BACKENDS);
-    w.run(500);
+    w.run(5000);
     w.sent();
     w.open(&other);
     assert_eq!(w.one().control.flags, Flags::REFUSED);
+}
+
+#[test]
+fn what_backends_say_of_their_load_decides_who_is_asked_and_the_bar_goes_with_it() {
+    let mut list = spec();
+    list.services[0].policy = jlb_map::Policy::LeastConnections;
+    let mut w = World::with(config(T1), list, None);
+    // Whatever a backend says tells how busy it is.
+    for (n, live) in [(0, 7), (1, 4), (2, 9), (3, 6)] {
+        w.say(BACKENDS[n], &Flow::new(RESET, 100 + n), Kind::Close, |c| {
+            (c.backend, c.word_a, c.load.live) = (Some(BACKENDS[n]), 5, live);
+        });
+    }
+    w.sent();
+    let flow = Flow::new(RESET, 0);
+    w.open(&flow);
+    let mut asked = w.one();
+    // The least busy first; each knows how busy the next one is, and the last that it is the last.
+    for (n, bar) in [(1, 7), (3, 8), (0, 10), (2, 0)] {
+        let control = asked.control;
+        assert_eq!((control.backend, control.load.live), (Some(BACKENDS[n]), bar));
+        // It is busier than we knew.
+        w.reject_with(&flow, &asked, |c| c.load.live = 50);
+        asked = w.one();
+    }
+    assert_eq!(asked.control.flags, Flags::REFUSED);
+    // That was told, too: now all but the second have 50, and an offer that is under way counts.
+    w.say(BACKENDS[1], &Flow::new(RESET, 120), Kind::Close, |c| {
+        (c.backend, c.word_a, c.load.live) = (Some(BACKENDS[1]), 6, 49);
+    });
+    w.sent();
+    let asked = [1, 2, 3, 4, 5, 6].map(|n| {
+        w.open(&Flow::new(RESET, n));
+        let control = w.one().control;
+        assert!((51..=52).contains(&control.load.live), "no more than the next one has");
+        control.backend.unwrap()
+    });
+    assert_eq!(asked[0], BACKENDS[1]);
+    assert!(BACKENDS.iter().all(|b| asked.contains(b)), "offers of ours count: {asked:?}");
+}
+
+#[test]
+fn a_second_passes_the_heads_bar_on() {
+    let mut w = World::new(T2);
+    let flow = Flow::new(RESET, 0);
+    for bar in [9, 0] {
+        w.open_by_with(T1, &flow, |c| (c.backend, c.load.live) = (Some(BACKENDS[0]), bar));
+        let asked = w.one();
+        assert_eq!((asked.to, asked.control.load.live), (BACKENDS[0], bar));
+    }
+}
+
+#[test]
+fn what_backends_say_unasked_counts_if_it_is_for_this_worker_and_of_this_list() {
+    let mut list = spec();
+    list.services[0].policy = jlb_map::Policy::LeastConnections;
+    let mut w = World::with(config(T1), list, None);
+    for (n, live) in [9, 3, 7, 5].into_iter().enumerate() {
+        w.load_by(BACKENDS[n], live, (1, 0));
+    }
+    // By another list the first service is another one.
+    w.load_by(BACKENDS[0], 0, (2, 0));
+    assert_eq!(w.drops(), []);
+    // We have one worker.
+    w.load_by(BACKENDS[0], 0, (1, 1));
+    w.refused(Reason::Malformed);
+    // Of no other member.
+    w.load_by(T2, 0, (1, 0));
+    w.refused(Reason::NotAMember);
+    w.open(&Flow::new(RESET, 0));
+    let control = w.one().control;
+    assert_eq!((control.backend, control.load.live), (Some(BACKENDS[1]), 6));
 }

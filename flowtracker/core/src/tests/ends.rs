@@ -235,3 +235,29 @@ fn a_backend_that_leaves_the_list_takes_its_flows_along() {
     assert_eq!(w.tracker.flow(&flows[1].id).unwrap().backend, B);
     assert_eq!(w.tracker.counts().established, [1, 0]);
 }
+
+#[test]
+fn a_vote_for_a_dead_backend_is_free_as_soon_as_somebody_asks() {
+    let flow = Flow::new(RESET, 0);
+    let mut w = World::new(T1);
+    w.open(&flow);
+    let first = w.one().control.backend.unwrap();
+    w.down.insert(first);
+    // Suspected, not dead: rule 7 keeps the vote.
+    w.run(1000);
+    w.sent();
+    w.open(&flow);
+    assert_eq!(w.one().control.backend, Some(first));
+    while !w.tracker.peers().dead(w.now, first, true) {
+        assert!(w.tracker.flow(&flow.id).is_some());
+        w.run(1);
+        if w.now.0.is_multiple_of(500_000_000) {
+            w.sent();
+            w.open(&flow);
+        }
+    }
+    w.sent();
+    w.open(&flow);
+    let next = w.one().control.backend;
+    assert!(next.is_some() && next != Some(first));
+}

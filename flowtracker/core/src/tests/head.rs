@@ -127,6 +127,8 @@ fn another_incarnation_never_displaces_an_incumbent() {
 fn any_live_member_of_the_trio_may_be_second_the_first_one_is() {
     let flow = Flow::new(RESET, 0);
     let mut w = World::new(T1);
+    // Nobody obeys it alone: that is another test's.
+    w.deaf.extend(BACKENDS);
     w.down.insert(T2);
     w.run(200);
     w.open(&flow);
@@ -191,11 +193,14 @@ fn suspects_drained_hosts_and_dead_ones_get_no_new_flow() {
 }
 
 #[test]
-fn without_any_backend_refusal_is_put_to_the_vote_at_once() {
+fn when_all_backends_are_dead_refusal_is_put_to_the_vote_at_once() {
     let flow = Flow::new(RESET, 0);
     let mut w = World::new(T1);
     w.down.extend(BACKENDS);
     w.run(600);
+    w.open(&flow);
+    w.refused(Reason::SoleOwner);
+    w.run(4400);
     for _ in 0..2 {
         w.open(&flow);
         let asked = w.one();
@@ -212,7 +217,7 @@ fn without_any_backend_refusal_is_put_to_the_vote_at_once() {
     assert_eq!(w.tracker.counts(), crate::Counts::default(), "and forgotten");
     let mut w = World::without(T1, Rule::RefusalIsVoted);
     w.down.extend(BACKENDS);
-    w.run(600);
+    w.run(5000);
     w.open(&flow);
     assert_eq!(w.one().to, INGRESS, "the canary tells the client by itself");
 }

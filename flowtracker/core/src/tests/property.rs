@@ -193,7 +193,7 @@ proptest! {
                 w.close(&flow.incarnation(view.incarnation.0), view.backend, 100);
             }
         }
-        w.run(REPLAY_WINDOW + 10);
+        w.run(REPLAY_WINDOW + 110);
         prop_assert_eq!(w.tracker.counts(), Counts::default());
         prop_assert_eq!(w.tracker.flow(&flow.id), None);
     }

@@ -260,7 +260,7 @@ fn a_voted_refusal_is_told_to_the_ingress_and_again_for_a_while() {
     assert_eq!((w.one().to, w.drops()), (INGRESS, vec![]), "asked by another head");
     w.open(&flow.incarnation(2000));
     assert_eq!(w.one().control.kind, Kind::Open, "of this incarnation only");
-    w.run(REPLAY_WINDOW + 10);
+    w.run(REPLAY_WINDOW + 110);
     w.sent();
     w.open_by(T1, &flow, A);
     // The later incarnation is pending here by now.
@@ -273,7 +273,7 @@ fn a_vote_to_refuse_is_no_vote_for_a_backend() {
     // T1 voted to refuse, not yet answered; T2 comes with a backend.
     let mut w = World::new(T1);
     w.down.extend(BACKENDS);
-    w.run(600);
+    w.run(5000);
     w.open(&flow);
     w.one();
     w.open_by(T2, &flow, A);
@@ -286,7 +286,7 @@ fn a_vote_to_refuse_is_no_vote_for_a_backend() {
 
     let mut w = World::new(T2);
     w.down.extend(BACKENDS);
-    w.run(600);
+    w.run(5000);
     w.open(&flow);
     w.one();
     w.open_by(T1, &flow, A);

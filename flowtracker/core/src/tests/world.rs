@@ -14,9 +14,9 @@ use jlb_role::{
     UnderlayDst, Without, WorkerId,
 };
 use jlb_wire::{
-    BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, MAX_BODY_PAYLOAD,
-    MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Protocol, Refresh, RefreshRecord, Version,
-    body_flags, flow_headers,
+    Body, BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, LoadReport,
+    MAX_BODY_PAYLOAD, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Probe, Protocol, Refresh,
+    RefreshRecord, ServiceLoad, SoleOwner, Version, body_flags, flow_headers,
 };
 
 use crate::{Tracker, TrackerConfig, TrackerEvent};
@@ -122,6 +122,10 @@ struct Puppet {
     io: FakeIo,
     /// The last pull of a backend's flows, as it was collected.
     pull: Option<(u64, u64, Vec<RefreshRecord>)>,
+    /// Whom a backend obeys alone, and the last order of it that it took.
+    obeys: Option<MemberId>,
+    /// What it says of the tracker's votes.
+    shut_out: u8,
 }
 
 impl Puppet {
@@ -129,17 +133,50 @@ impl Puppet {
         let seed = u64::from(id.as_u16()) ^ boot.0;
         let config = PeersConfig { id, worker: WorkerId(0), workers: 1, boot, seed };
         let peers = Peers::new(config, Arc::clone(snapshot), now);
-        Self { peers, io: FakeIo::default(), pull: None }
+        Self { peers, io: FakeIo::default(), pull: None, obeys: None, shut_out: 0 }
+    }
+
+    /// What an agent does with a tracker's order.
+    fn obey(&mut self, received: &ReceivedBody<FakeBuf>) {
+        let body = received.body;
+        let (sole, absent) = SoleOwner::parse(received.payload()).unwrap();
+        let absent: Vec<_> = absent.iter().collect();
+        let other = self.obeys.filter(|&owner| owner != body.sender);
+        if body.flags == body_flags::SOLE_OWNER && other.is_none() {
+            self.obeys = sole.owner;
+        } else if other.is_none() {
+            self.obeys = None;
+        }
+        let said = SoleOwner { owner: other.or(sole.owner), ..sole };
+        let mut payload = [0; SoleOwner::MAX_LEN];
+        let len = said.emit(&absent, &mut payload);
+        let words = (BodyKind::Epoch, body.flags | body_flags::ACK, body.nonce);
+        self.peers.send_body(body.sender, words, &payload[..len], &mut self.io);
+    }
+
+    /// What an agent's eBPF answers to Probe.
+    fn answer_probe(&mut self, question: &Body, payload: &[u8]) {
+        let (asked, _) = Probe::parse(payload).unwrap();
+        let obeys = self.obeys == Some(question.sender);
+        let flags = body_flags::ANSWER | if obeys { body_flags::OBEYS } else { 0 };
+        let probe = Probe { shut_out: self.shut_out, ..asked };
+        let words = (BodyKind::Probe, flags, question.nonce);
+        self.peers.send_body(question.sender, words, &probe.emit(), &mut self.io);
     }
 
     /// What an agent answers to a tracker's PULL.
     fn answer(&mut self, received: &ReceivedBody<FakeBuf>, has: &(u64, Vec<RefreshRecord>)) {
         let body = received.body;
         assert_eq!((body.kind, body.flags), (BodyKind::Refresh, body_flags::PULL));
+        let obeyed = MemberId::to_wire(self.obeys);
         if body.epoch != self.peers.snapshot().epoch() {
             return;
         }
         let (pull, _) = Refresh::parse(received.payload()).unwrap();
+        let nobody_else = self.obeys.is_none_or(|owner| owner == body.sender);
+        if nobody_else && pull.shut_out == self.shut_out {
+            self.shut_out = 0;
+        }
         if self.pull.as_ref().is_none_or(|(nonce, ..)| *nonce != body.nonce) {
             self.pull = Some((body.nonce, has.0, has.1.clone()));
         }
@@ -147,7 +184,8 @@ impl Puppet {
         let batches: Vec<_> = flows.chunks(BATCH).collect();
         let batch = pull.batch as usize;
         let flags = if batch == batches.len() { body_flags::END } else { body_flags::BATCH };
-        let refresh = Refresh { batches: batches.len() as u32, counter: *counter, ..pull };
+        let refresh =
+            Refresh { batches: batches.len() as u32, counter: *counter, sole: obeyed, ..pull };
         let mut payload = [0; MAX_BODY_PAYLOAD];
         let len = refresh.emit(batches.get(batch).copied().unwrap_or_default(), &mut payload);
         let words = (BodyKind::Refresh, flags, *nonce);
@@ -168,6 +206,10 @@ pub(super) struct World {
     pub(super) mute: BTreeSet<MemberId>,
     /// Counter and flows of each backend.
     pub(super) has: BTreeMap<MemberId, (u64, Vec<RefreshRecord>)>,
+    /// Backends that take no orders of sole owners.
+    pub(super) deaf: BTreeSet<MemberId>,
+    /// Such orders that came to each backend, by their flags.
+    pub(super) orders: BTreeMap<(MemberId, u16), usize>,
     /// Pulls that came to each backend.
     pub(super) pulls: BTreeMap<MemberId, usize>,
     /// When there is one, answers to pulls go there and not to the tracker.
@@ -225,6 +267,8 @@ impl World {
             down: BTreeSet::new(),
             mute: BTreeSet::new(),
             has: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            orders: BTreeMap::new(),
             pulls: BTreeMap::new(),
             held: None,
             out: Vec::new(),
@@ -259,6 +303,20 @@ impl World {
                 self.puppets.insert(id, Puppet::new(id, boot(id), &snapshot, self.now));
             }
         }
+    }
+
+    /// Whom a backend obeys alone.
+    pub(super) fn obeys(&mut self, backend: MemberId, owner: Option<MemberId>) {
+        self.puppets.get_mut(&backend).unwrap().obeys = owner;
+    }
+
+    pub(super) fn obeyed_by(&self, backend: MemberId) -> Option<MemberId> {
+        self.puppets[&backend].obeys
+    }
+
+    /// A backend takes no votes of the tracker under test until it has pulled, knowing that.
+    pub(super) fn shuts_out(&mut self, backend: MemberId, number: u8) {
+        self.puppets.get_mut(&backend).unwrap().shut_out = number;
     }
 
     /// What the backend answers when it is pulled.
@@ -353,8 +411,27 @@ impl World {
                         let now = self.now;
                         // A member that is not there any more.
                         let Some(puppet) = self.puppets.get_mut(&to) else { continue };
+                        let Carried::Body { body: at } = envelope.carried else { continue };
+                        let keys = &snapshot.keys().mac_keys;
+                        let (body, payload) =
+                            Body::parse(&buf.bytes()[at..envelope.outer.len], keys).unwrap();
+                        if body.kind == BodyKind::Probe
+                            && body.flags & body_flags::ANSWER == 0
+                            && BACKENDS.contains(&to)
+                        {
+                            puppet.answer_probe(&body, payload);
+                            self.bring(to);
+                            continue;
+                        }
                         let other = puppet.peers.receive_body(now, buf, &envelope, &mut puppet.io);
-                        if let Some(pull) = other {
+                        if let Some(order) = &other
+                            && order.body.kind == BodyKind::Epoch
+                        {
+                            *self.orders.entry((to, order.body.flags)).or_default() += 1;
+                            if !self.deaf.contains(&to) {
+                                puppet.obey(order);
+                            }
+                        } else if let Some(pull) = other {
                             *self.pulls.entry(to).or_default() += 1;
                             if !self.mute.contains(&to) {
                                 let nothing = (0, Vec::new());
@@ -448,6 +525,15 @@ impl World {
 
     /// The backend refuses what the tracker, as head or second, asked with that Open.
     pub(super) fn reject(&mut self, flow: &Flow, asked: &Sent) {
+        self.reject_with(flow, asked, |_| {});
+    }
+
+    pub(super) fn reject_with(
+        &mut self,
+        flow: &Flow,
+        asked: &Sent,
+        set: impl FnOnce(&mut Control),
+    ) {
         let packet = asked.inner.clone();
         let (backend, head) = (asked.control.backend.unwrap(), asked.control.head.unwrap());
         let asked = asked.control;
@@ -456,6 +542,7 @@ impl World {
             (c.head, c.second, c.tried) = (asked.head, asked.second, asked.tried);
             c.flags = Flags(asked.flags.0 & (Flags::FORCE.0 | Flags::CUT.0));
             c.reason = jlb_wire::RejectReason::QueueFull;
+            set(c);
         });
     }
 
@@ -487,11 +574,23 @@ impl World {
     pub(super) fn list_by(&mut self, from: MemberId, flow: &Flow, worker: u8) {
         let me = self.me();
         let puppet = self.puppets.get_mut(&from).unwrap();
-        let refresh = Refresh { batch: 0, batches: 1, worker, workers: 1, sole: 0, counter: 9 };
+        let refresh =
+            Refresh { batch: 0, batches: 1, worker, workers: 1, sole: 0, shut_out: 0, counter: 9 };
         let mut payload = [0; MAX_BODY_PAYLOAD];
         let len = refresh.emit(&[flow.record(true, 5)], &mut payload);
         let words = (BodyKind::Refresh, body_flags::BATCH, 7);
         puppet.peers.send_body(me, words, &payload[..len], &mut puppet.io);
+        self.bring(from);
+    }
+
+    /// A backend says unasked how many flows the first service has there, by its list of that generation.
+    pub(super) fn load_by(&mut self, from: MemberId, live: u32, (generation, worker): (u64, u8)) {
+        let me = self.me();
+        let puppet = self.puppets.get_mut(&from).unwrap();
+        let report = LoadReport { generation, live, cpu: 0, worker };
+        let mut payload = [0; MAX_BODY_PAYLOAD];
+        let len = report.emit(&[ServiceLoad { service: 0, live }], &mut payload);
+        puppet.peers.send_body(me, (BodyKind::Load, 0, 0), &payload[..len], &mut puppet.io);
         self.bring(from);
     }
 
@@ -524,8 +623,12 @@ impl World {
     }
 
     pub(super) fn reports(&mut self) -> Vec<Report> {
-        let ours =
-            |r: &Report| matches!(r, Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave);
+        let ours = |r: &Report| {
+            matches!(
+                r,
+                Report::Warm(_) | Report::WaitsFor { .. } | Report::MayLeave | Report::Sole(_)
+            )
+        };
         self.io.reports.drain(..).filter(ours).collect()
     }
 

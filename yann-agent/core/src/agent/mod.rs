@@ -1,27 +1,34 @@
 //! The user half: says what the kernel half decided.
 
 mod closes;
+mod loads;
 mod refresh;
+mod sole;
 
 use std::sync::Arc;
 
 use jlb_flow::FlowHasher;
-use jlb_map::Snapshot;
-use jlb_peers::{Carried, Envelope, Peers, PeersConfig, buffer_with};
+use jlb_map::{MemberRole, Snapshot};
+use jlb_peers::{Carried, Envelope, Peers, PeersConfig, ReceivedBody, buffer_with};
 use jlb_role::{
     AllRules, Burst, Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Role, Rules,
     WorkerId,
 };
 use jlb_wire::{
-    FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId, RefreshRecord,
-    flow_headers,
+    BodyKind, BootId, FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId,
+    Refresh, RefreshRecord, flow_headers,
 };
 
+use crate::maps::Standing;
 use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
 pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
 use closes::{Closes, Due, Target};
+pub use loads::LOAD_EVERY;
+use loads::Loads;
 use refresh::{Flows, Sessions};
 pub use refresh::{REFRESH_IDLE, REFRESH_SESSIONS};
+use sole::Sole;
+pub use sole::{Owners, SOLE_SILENT, SOLE_WORKERS};
 
 /// Closes sent or forgotten per tick.
 const DUE_PER_TICK: usize = 256;
@@ -41,6 +48,8 @@ static NOT_MINE: Metric = Metric {
     help: "Packets of flows that are not here, of which the ingress was told.",
     kind: MetricKind::Counter,
 };
+static LOADS: Metric =
+    Metric { name: "jlb_loads_total", help: "Loads told to trackers.", kind: MetricKind::Counter };
 static CLOSES: Metric = Metric {
     name: "jlb_closes_remembered",
     help: "Closes that are under way or were lately.",
@@ -67,6 +76,13 @@ pub enum AgentEvent {
     Snapshot(Arc<Snapshot>),
     /// The host's CPU load, 0 ..= 65535 for 0 ..= 1.
     Cpu(u16),
+    /// How many live flows a service has, by its slot: for services of which no event has told yet.
+    Live {
+        /// Of the service.
+        slot: u16,
+        /// Its flows.
+        live: u32,
+    },
     /// What a [`jlb_role::Report::Collect`] ordered. One collection may answer many of these reports, if it was begun after
     /// the last of them: the kernel half held the boots that they name for current, as long as it takes until no program
     /// that read another one is still at work, before anything was read.
@@ -77,10 +93,13 @@ pub enum AgentEvent {
         nonce: u64,
         /// The backend's counter, read before the first flow.
         counter: u64,
-        /// Member id of the sole owner that this host obeys, 0 for none.
-        sole: u16,
         /// All live flows, and all that closed lately.
         records: Arc<[RefreshRecord]>,
+    },
+    /// The kernel half obeys what [`Agent::sole_owners`] and [`Agent::standings`] said when [`jlb_role::Report::SoleChanged`] came with that number.
+    SoleWritten {
+        /// The report's.
+        change: u64,
     },
 }
 
@@ -91,7 +110,8 @@ pub struct Agent<R: Rules = AllRules> {
     hasher: FlowHasher,
     closes: Closes,
     sessions: Sessions,
-    cpu: u16,
+    sole: Sole,
+    loads: Loads,
     unrepeated: u64,
     not_mine: u64,
     // Nothing that a canary switches off is in this half.
@@ -124,7 +144,8 @@ impl<R: Rules> Agent<R> {
             hasher,
             closes: Closes::new(config.close_capacity),
             sessions: Sessions::default(),
-            cpu: 0,
+            sole: Sole::default(),
+            loads: Loads::default(),
             unrepeated: 0,
             not_mine: 0,
             _rules: core::marker::PhantomData,
@@ -135,6 +156,28 @@ impl<R: Rules> Agent<R> {
     #[must_use]
     pub const fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// Who is to decide alone, by partition: for the kernel half.
+    #[must_use]
+    pub fn sole_owners(&self) -> &Owners {
+        self.sole.owners()
+    }
+
+    /// Which trackers that shuts out, and which it makes us obey: for the kernel half.
+    pub fn standings(&self) -> impl Iterator<Item = (MemberId, Standing)> {
+        self.sole.standings().iter().map(|(&id, &standing)| (id, standing))
+    }
+
+    /// What the kernel half obeys when this user half begins, and which boot ids it knows.
+    pub fn adopt_sole_owners(
+        &mut self,
+        now: Nanos,
+        owners: &Owners,
+        standings: impl Iterator<Item = (MemberId, Standing)>,
+        boot: impl Fn(MemberId) -> BootId,
+    ) {
+        self.sole.adopt(now, owners, standings, boot);
     }
 
     /// Closes that are under way or remembered. For status and checkers.
@@ -152,7 +195,15 @@ impl<R: Rules> Agent<R> {
             Carried::Body { .. } => {
                 if let Some(received) = self.peers.receive_body(now, buf, &envelope, io) {
                     let from = envelope.from_role;
-                    self.sessions.receive(now, received, from, &mut self.peers, io);
+                    if received.body.kind == BodyKind::Epoch {
+                        self.sole.receive(now, received, from, &mut self.peers, io);
+                    } else {
+                        if let Some(worker) = puller(&received, from) {
+                            self.loads.listens(received.body.sender, worker);
+                        }
+                        let ends = (&mut self.peers, &mut self.sole);
+                        self.sessions.receive(now, received, from, ends, io);
+                    }
                 }
             }
             // Data is the kernel half's.
@@ -162,6 +213,14 @@ impl<R: Rules> Agent<R> {
                     io.drop(buf, why);
                 }
             }
+        }
+    }
+
+    /// Looks whether owners are still to be obeyed. What trackers pull begins anew when that has changed.
+    fn mind_owners<B: PacketBuf>(&mut self, now: Nanos, io: &mut impl Io<B>) {
+        self.sole.tick(now, &mut self.peers, io);
+        if self.sole.takes_news() {
+            self.sessions.clear();
         }
     }
 
@@ -189,6 +248,9 @@ impl<R: Rules> Agent<R> {
             }
             return;
         };
+        if e.kind.has_load() {
+            self.loads.set(e.service, e.live);
+        }
         match e.kind {
             EventKind::SynAckSeen | EventKind::UdpAdmitted | EventKind::RepeatAccept => {
                 self.accept(&tuple, e, e.second, (e.head, e.second), io);
@@ -220,7 +282,7 @@ impl<R: Rules> Agent<R> {
         accept.backend = Some(self.peers.me());
         accept.cookie = e.cookie;
         accept.flags = Flags::default().set(Flags::FORCE, e.force);
-        accept.load = Load { queue: e.queue, cpu: self.cpu };
+        accept.load = Load { queue: e.queue, cpu: self.loads.cpu, live: e.live };
         accept.word_a = e.counter;
         let mut headers = [0; MAX_FLOW_HEADERS];
         let len = flow_headers(tuple, e.incarnation, &mut headers);
@@ -272,7 +334,7 @@ impl<R: Rules> Agent<R> {
         let Some(ingress) = e.peer else { return };
         let mut not_mine = self.peers.control(Kind::NotMine, Incarnation(0));
         not_mine.backend = Some(self.peers.me());
-        not_mine.load = Load { queue: 0, cpu: self.cpu };
+        not_mine.load = self.load(tuple);
         not_mine.word_a = e.counter;
         let flow = self.hasher.id(tuple);
         if self.peers.send_headers(ingress, not_mine, (tuple, &flow), io) {
@@ -306,6 +368,15 @@ impl<R: Rules> Agent<R> {
         }
     }
 
+    /// The host's load, as far as a message about a flow that is not here tells it.
+    fn load(&self, tuple: &FiveTuple) -> Load {
+        let vip = tuple.vip();
+        let service = self.peers.snapshot().service(vip.ip(), vip.port(), tuple.protocol());
+        // Slots are the services' numbers.
+        let live = service.and_then(|id| self.loads.of(id.0)).unwrap_or(0);
+        Load { queue: 0, cpu: self.loads.cpu, live }
+    }
+
     fn send_close<B: PacketBuf>(
         &mut self,
         (tuple, incarnation): (FiveTuple, Incarnation),
@@ -315,12 +386,19 @@ impl<R: Rules> Agent<R> {
     ) {
         let mut close = self.peers.control(Kind::Close, incarnation);
         close.backend = Some(self.peers.me());
-        close.load = Load { queue: 0, cpu: self.cpu };
+        close.load = self.load(&tuple);
         close.word_a = counter;
         let flow = self.hasher.id(&tuple);
         // With no buffer the repetition comes.
         self.peers.send_headers(to, close, (&tuple, &flow), io);
     }
+}
+
+/// The worker of a tracker that pulls with this.
+fn puller<B: PacketBuf>(received: &ReceivedBody<B>, from: MemberRole) -> Option<u8> {
+    let pulls = received.body.kind == BodyKind::Refresh && from == MemberRole::FlowTracker;
+    let (refresh, _) = pulls.then(|| Refresh::parse(received.payload()))??;
+    Some(refresh.worker)
 }
 
 impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
@@ -330,6 +408,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         for buf in burst.drain(..) {
             self.receive(now, buf, io);
         }
+        self.mind_owners(now, io);
     }
 
     fn event(&mut self, now: Nanos, event: AgentEvent, io: &mut impl Io<B>) {
@@ -338,14 +417,21 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
             AgentEvent::Snapshot(snapshot) => {
                 if snapshot.epoch() != self.peers.snapshot().epoch() {
                     self.sessions.clear();
+                    self.sole.clear(self.peers.snapshot(), io);
                 }
                 self.hasher = FlowHasher::new(snapshot.keys().hash_key);
+                self.loads.renumber(&snapshot);
                 self.peers.update(snapshot, now);
+                self.mind_owners(now, io);
             }
-            AgentEvent::Cpu(cpu) => self.cpu = cpu,
-            AgentEvent::Flows { tracker, nonce, counter, sole, records } => {
-                let flows = Flows { tracker, nonce, counter, sole, records };
+            AgentEvent::Cpu(cpu) => self.loads.cpu = cpu,
+            AgentEvent::Live { slot, live } => self.loads.set(slot, live),
+            AgentEvent::Flows { tracker, nonce, counter, records } => {
+                let flows = Flows { tracker, nonce, counter, records };
                 self.sessions.collected(now, &flows);
+            }
+            AgentEvent::SoleWritten { change } => {
+                self.sole.is_written(change, &mut self.peers, io);
             }
         }
     }
@@ -353,12 +439,19 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
     fn tick(&mut self, now: Nanos, io: &mut impl Io<B>) {
         self.peers.tick(now, io);
         self.send_due(now, io);
+        self.mind_owners(now, io);
         self.sessions.tick(now, self.peers.snapshot(), &self.hasher);
+        self.loads.tell(now, &mut self.peers, io);
     }
 
     fn next_deadline(&self) -> Option<Nanos> {
-        let own = self.closes.next_deadline().into_iter().chain(self.sessions.next_deadline());
-        self.peers.next_deadline().into_iter().chain(own).min()
+        let own = [
+            self.closes.next_deadline(),
+            self.sessions.next_deadline(),
+            self.loads.next_deadline(),
+            self.sole.next_deadline(&self.peers),
+        ];
+        self.peers.next_deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
     fn collect(&self, out: &mut dyn MetricSink) {
@@ -369,6 +462,8 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
         out.value(&UNACKNOWLEDGED, &[], self.closes.unacknowledged() as f64);
         out.value(&CLOSES, &[], self.closes.len() as f64);
         out.value(&NOT_MINE, &[], self.not_mine as f64);
+        out.value(&LOADS, &[], self.loads.sent as f64);
         self.sessions.collect(out);
+        self.sole.collect(out);
     }
 }

@@ -18,6 +18,8 @@ use jlb_wire::{
     Body, BodyKind, BootId, MAX_BODY_PAYLOAD, MemberId, Refresh, RefreshRecord, body_flags,
 };
 
+use super::sole::Sole;
+
 /// Sessions at once: of 16 trackers with 4 workers each. Further pulls are dropped; trackers repeat them.
 pub const REFRESH_SESSIONS: usize = 64;
 /// A session that nobody pulled from for so long is forgotten.
@@ -48,7 +50,6 @@ pub(super) struct Flows {
     pub(super) tracker: MemberId,
     pub(super) nonce: u64,
     pub(super) counter: u64,
-    pub(super) sole: u16,
     pub(super) records: Arc<[RefreshRecord]>,
 }
 
@@ -61,6 +62,8 @@ struct Session {
     /// Of what was ordered, and when. The nonce differs when the tracker lost patience: what is under way is as good for
     /// its new nonce, since its boot and our epoch are the same.
     ordered: Option<(u64, Nanos)>,
+    /// Who decided alone for this worker's partitions when it was ordered; whenever that changes, sessions begin anew.
+    sole: u16,
     workers: u8,
     idle_at: Nanos,
     content: Content,
@@ -84,6 +87,8 @@ pub(super) struct Sessions {
     /// Something is to be scanned, since then.
     scan_at: Option<Nanos>,
     sent: u64,
+    /// How often all began anew.
+    renewals: u64,
 }
 
 impl Sessions {
@@ -93,10 +98,11 @@ impl Sessions {
         now: Nanos,
         received: ReceivedBody<B>,
         from: MemberRole,
-        peers: &mut Peers,
+        (peers, sole): (&mut Peers, &mut Sole),
         io: &mut impl Io<B>,
     ) {
-        if let Err(why) = self.pull(now, &received.body, received.payload(), from, peers, io) {
+        let ends = (peers, sole);
+        if let Err(why) = self.pull(now, &received.body, received.payload(), from, ends, io) {
             io.drop(received.buf, why);
         }
     }
@@ -107,7 +113,7 @@ impl Sessions {
         body: &Body,
         payload: &[u8],
         from: MemberRole,
-        peers: &mut Peers,
+        (peers, sole): (&mut Peers, &mut Sole),
         io: &mut impl Io<B>,
     ) -> Result<(), Reason> {
         if body.kind != BodyKind::Refresh || body.flags != body_flags::PULL {
@@ -128,22 +134,27 @@ impl Sessions {
         {
             return Err(Reason::Malformed);
         }
+        // The kernel half may still obey somebody else than we think.
+        if sole.is_unwritten() {
+            return Err(Reason::NotReady);
+        }
+        sole.pulled(body, &asked, peers.snapshot(), io)?;
         let key = (body.sender, asked.worker);
+        let order = body.nonce.wrapping_add(self.renewals);
         let session = self.session(now, key, body, asked.workers)?;
         session.idle_at = now + REFRESH_IDLE;
         match &session.content {
             Content::Ordered if session.ordered.is_none() => {
-                session.ordered = Some((body.nonce, now));
-                io.report(Report::Collect(Collect {
-                    tracker: body.sender,
-                    boot: body.boot,
-                    nonce: body.nonce,
-                }));
+                session.ordered = Some((order, now));
+                let workers = (asked.worker, asked.workers);
+                session.sole = sole.seen_by(peers.snapshot(), body.sender, workers);
+                let (tracker, boot) = (body.sender, body.boot);
+                io.report(Report::Collect(Collect { tracker, boot, nonce: order }));
                 Ok(())
             }
             Content::Ordered | Content::Scanned { .. } => Ok(()),
             Content::Ready { flows, mine } => {
-                let said = answer(asked, flows, mine).ok_or(Reason::Malformed)?;
+                let said = answer(asked, flows, mine, session.sole).ok_or(Reason::Malformed)?;
                 self.sent += said.records.len() as u64;
                 let mut payload = [0; MAX_BODY_PAYLOAD];
                 let len = said.head.emit(&said.records, &mut payload);
@@ -168,6 +179,7 @@ impl Sessions {
             boot: body.boot,
             nonce: body.nonce,
             ordered: None,
+            sole: 0,
             workers,
             idle_at: Nanos::ZERO,
             content: Content::Ordered,
@@ -199,9 +211,12 @@ impl Sessions {
         }
     }
 
-    /// A list of another epoch: what was collected before says nothing of it (rule 11), and trios have changed.
+    /// A list of another epoch: what was collected before says nothing of it (rule 11), and trios have changed. Or another
+    /// sole owner: what was collected may lack what was admitted by the vote of the one before (rule 14).
     pub(super) fn clear(&mut self) {
         self.by_worker.clear();
+        // What is under way under the same nonce is not taken for what will be ordered.
+        self.renewals = self.renewals.wrapping_add(1);
         self.scan_at = None;
     }
 
@@ -255,9 +270,9 @@ struct Said {
 }
 
 /// The batch that was asked for, or behind the last one the end marker. `None` for a number that there is not.
-fn answer(asked: Refresh, flows: &Flows, mine: &[u32]) -> Option<Said> {
+fn answer(asked: Refresh, flows: &Flows, mine: &[u32], sole: u16) -> Option<Said> {
     let batches = mine.len().div_ceil(Refresh::MAX_RECORDS) as u32;
-    let head = Refresh { batches, counter: flows.counter, sole: flows.sole, ..asked };
+    let head = Refresh { batches, counter: flows.counter, sole, ..asked };
     if asked.batch == batches {
         return Some(Said { flags: body_flags::END, head, records: Vec::new() });
     }

@@ -1,13 +1,14 @@
 //! What the daemon writes into the maps.
 
+use jlb_flow::PARTITIONS;
 use jlb_map::{Family, MemberRole, ReturnPath, Snapshot};
 use jlb_role::{Rule, Rules};
 use jlb_wire::{BootId, MemberId, Version};
 
 use super::{Kernel, window};
 use crate::maps::{
-    AddressKey, Egress, Host, Key, MAX_EGRESS, Member, MemberAt, Service, ServiceKey, Vip,
-    WindowKey, host_flags,
+    AddressKey, Egress, Host, Key, MAX_EGRESS, Member, MemberAt, Service, ServiceKey, Standing,
+    Vip, WindowKey, host_flags,
 };
 
 /// What a snapshot becomes in the maps of one backend host. The daemon writes the same.
@@ -149,6 +150,26 @@ impl<R: Rules> Kernel<R> {
         let key = WindowKey { member: member.as_u16(), worker: (sequence >> 56) as u8, pad: 0 };
         if key.worker < window::WORKERS {
             self.windows.entry(key).or_insert_with(|| window::starting_at(sequence));
+        }
+    }
+
+    /// Who decides alone, by partition ([`crate::Agent::sole_owners`]), and what trackers' votes are worth
+    /// ([`crate::Agent::standings`]).
+    pub fn obey(
+        &mut self,
+        owners: &[u16; PARTITIONS],
+        standings: impl Iterator<Item = (MemberId, Standing)>,
+    ) {
+        self.sole.copy_from_slice(owners);
+        self.standings.extend(standings);
+    }
+
+    /// Takes no message of that worker up to this one any more ([`jlb_role::Report::Pulled`]).
+    pub fn pulled(&mut self, member: MemberId, boot: BootId, sequence: u64) {
+        let key = WindowKey { member: member.as_u16(), worker: (sequence >> 56) as u8, pad: 0 };
+        if self.boots.get(&member) == Some(&boot) && key.worker < window::WORKERS {
+            let highest = self.windows.get(&key).map_or(0, |window| window.highest);
+            self.windows.insert(key, window::starting_at(highest.max(sequence)));
         }
     }
 

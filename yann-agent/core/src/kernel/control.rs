@@ -61,7 +61,7 @@ impl<R: Rules> Kernel<R> {
         if kind == Kind::Cancel {
             return self.cancel(now, &message, sockets);
         }
-        self.votes(&control)?;
+        self.votes(&control, &packet.tuple)?;
         self.open(now, &message, sockets)
     }
 
@@ -97,9 +97,19 @@ impl<R: Rules> Kernel<R> {
 
     /// Rule 1: two distinct trackers stored it, and they are the ones that we know. (An Open that asks about an
     /// incumbent never admits, so that one tracker is enough.)
-    fn votes(&mut self, control: &Control) -> Result<(), Reason> {
+    ///
+    /// Rule 14: where a tracker decides alone, its vote counts and nobody else's; later, those of who has pulled since.
+    fn votes(&mut self, control: &Control, tuple: &FiveTuple) -> Result<(), Reason> {
         if !self.rules.on(Rule::TwoVotes) || control.flags.has(Flags::INCUMBENT) {
             return Ok(());
+        }
+        let partition = self.hasher.id(tuple).partition();
+        if let Some(owner) = MemberId::new(self.sole[partition.index()]) {
+            let boot = self.boots.get(&owner).map_or(0, |boot| boot.0);
+            let by_owner = control.sender == owner
+                && (control.head, control.second) == (Some(owner), Some(owner))
+                && (control.word_a, control.word_b) == (boot, boot);
+            return if by_owner { Ok(()) } else { Err(Reason::SoleOwner) };
         }
         let (Some(head), Some(second)) = (control.head, control.second) else {
             return Err(Reason::Unexpected);
@@ -111,6 +121,10 @@ impl<R: Rules> Kernel<R> {
             |id| self.members.get(&id).is_some_and(|m| m.role == MemberRole::FlowTracker as u8);
         if !tracker(head) {
             return Err(Reason::Unexpected);
+        }
+        let worker = (control.sequence >> 56) as u8;
+        if self.standing(second).shut_out(worker) != 0 || self.standing(head).shut_out != 0 {
+            return Err(Reason::SoleOwner);
         }
         self.know(head, BootId(control.word_a))?;
         self.know(second, BootId(control.word_b))

@@ -15,7 +15,7 @@ mod window;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use jlb_flow::FlowHasher;
+use jlb_flow::{FlowHasher, PARTITIONS};
 use jlb_map::Snapshot;
 use jlb_role::{Nanos, Reason, Rules};
 use jlb_wire::{
@@ -25,9 +25,9 @@ use jlb_wire::{
 
 use crate::maps::{
     AddressKey, Answer, AnswerKey, DROP_COUNTERS, Egress, EventRecord, Flow, Host, Member,
-    MemberAt, Service, ServiceKey, Vip, WindowKey, host_flags,
+    MemberAt, Service, ServiceKey, Standing, Vip, WindowKey, host_flags,
 };
-use crate::{KernelEvent, Sockets, Word};
+use crate::{EventKind, KernelEvent, Sockets, Word};
 
 pub use close::{COOKIE_LIMIT, DEFAULT_UDP_IDLE, NO_SOCKET_LIMIT, SWEEP_INTERVAL, Swept};
 pub use configure::{Configuration, NO_SERVICE};
@@ -104,6 +104,10 @@ pub struct Kernel<R: Rules> {
     members: BTreeMap<MemberId, Member>,
     addresses: BTreeMap<AddressKey, MemberAt>,
     boots: BTreeMap<MemberId, BootId>,
+    /// By partition: the member id of the tracker that alone decides there, or 0.
+    sole: Box<[u16; PARTITIONS]>,
+    /// Which trackers that shuts out, and which are obeyed.
+    standings: BTreeMap<MemberId, Standing>,
     /// What [`jlb_role::Rule::MarkerFence`] switched off lets in. Never more than one per restart of a member; the eBPF programs
     /// have no such thing.
     former_boots: BTreeSet<(MemberId, BootId)>,
@@ -152,6 +156,8 @@ impl<R: Rules> Kernel<R> {
             members: BTreeMap::new(),
             addresses: BTreeMap::new(),
             boots: BTreeMap::new(),
+            sole: Box::new([0; PARTITIONS]),
+            standings: BTreeMap::new(),
             former_boots: BTreeSet::new(),
             windows: BTreeMap::new(),
             egress_hosts: Vec::new(),
@@ -253,7 +259,10 @@ impl<R: Rules> Kernel<R> {
         }
     }
 
-    fn emit(&mut self, event: EventRecord) {
+    fn emit(&mut self, mut event: EventRecord) {
+        if EventKind::from_number(event.kind).is_some_and(EventKind::has_load) {
+            event.live = self.live(event.service);
+        }
         if self.events.len() < self.limits.events {
             self.events.push_back(event);
         } else {
@@ -345,6 +354,22 @@ impl<R: Rules> Kernel<R> {
     /// The boot ids that are known.
     pub fn boots(&self) -> impl Iterator<Item = (&MemberId, &BootId)> {
         self.boots.iter()
+    }
+
+    /// The map of sole owners.
+    #[must_use]
+    pub fn sole_owners(&self) -> &[u16; PARTITIONS] {
+        &self.sole
+    }
+
+    /// The map of standings.
+    pub fn standings(&self) -> impl Iterator<Item = (MemberId, Standing)> {
+        self.standings.iter().map(|(&id, &standing)| (id, standing))
+    }
+
+    /// What a tracker's votes are worth.
+    fn standing(&self, tracker: MemberId) -> Standing {
+        self.standings.get(&tracker).copied().unwrap_or_default()
     }
 
     /// The windows.

@@ -1,11 +1,12 @@
 //! Open and Cancel: the host's decision about a flow, once and for all (rule 3).
 
 use jlb_role::{Nanos, Reason, Rule, Rules};
-use jlb_wire::{FiveTuple, Flags, MemberId, Protocol, RejectReason};
+use jlb_wire::{Bar, FiveTuple, Flags, MemberId, Protocol, RejectReason};
 
 use super::control::Believed;
 use super::reply::Refusal;
 use super::{Kernel, NO_SERVICE, Verdict};
+use crate::admission::{Busy, Limits};
 use crate::maps::{
     Answer, AnswerKey, EventRecord, Flow, HEARTBEAT_LIMIT, INGRESS_HOSTS, Service, ServiceKey,
     answer_kind, flow_flags, flow_state, host_flags,
@@ -54,8 +55,10 @@ impl<R: Rules> Kernel<R> {
         }
         let key = AnswerKey::new(&tuple, incarnation, m.has(Flags::FORCE));
         if let Some(answer) = self.answer(now, &key) {
+            let counter = self.refuse_again(now, key, answer);
             let reason = RejectReason::from_wire(answer.reason).unwrap_or(RejectReason::None);
-            return self.reject(m, Refusal { reason, counter: answer.counter }, sockets);
+            let slot = answer.service;
+            return self.reject(m, Refusal { reason, counter, slot }, sockets);
         }
         self.admit(now, m, sockets)
     }
@@ -134,7 +137,7 @@ impl<R: Rules> Kernel<R> {
         match self.ask_host(now, m, sockets) {
             Admission::Refused { reason, slot } => {
                 let counter = self.record_refusal(now, m, reason, slot)?;
-                self.reject(m, Refusal { reason, counter }, sockets)
+                self.reject(m, Refusal { reason, counter, slot }, sockets)
             }
             Admission::Taken { service, queue } => {
                 let flow = self.new_flow(now, m, service, queue);
@@ -185,14 +188,11 @@ impl<R: Rules> Kernel<R> {
             return refused(RejectReason::TableFull);
         }
         if !m.has(Flags::FORCE) {
-            let reached = |limit: u32, live: usize| limit != 0 && live >= limit as usize;
-            if reached(service.max_connections, self.live(slot) as usize)
-                || reached(self.host.max_connections, self.flows.len())
-            {
-                return refused(RejectReason::MaxConnections);
-            }
-            if depth > limit {
-                return refused(RejectReason::QueueFull);
+            let busy = Busy { live: self.live(slot), all: self.flows.len() as u32, queue: depth };
+            let (live, all) = (service.max_connections, self.host.max_connections);
+            let limits = Limits { live, all, queue: limit };
+            if let Some(reason) = busy.refusal(&limits, Bar(m.control.load.live)) {
+                return refused(reason);
             }
         }
         Admission::Taken { service, queue }
@@ -253,6 +253,13 @@ impl<R: Rules> Kernel<R> {
         Ok(answer.counter)
     }
 
+    /// A refusal is about to be said again, and frees votes as the first one did: what was sent for these may still be under
+    /// way, so it stands anew.
+    fn refuse_again(&mut self, now: Nanos, key: AnswerKey, answer: Answer) -> u64 {
+        self.answers.insert(key, Answer { at: now.0, ..answer });
+        answer.counter
+    }
+
     /// A tracker wants its vote back. Handing the SYN to the stack was the decision, SYN-ACK or not.
     pub(super) fn cancel(
         &mut self,
@@ -283,13 +290,15 @@ impl<R: Rules> Kernel<R> {
             }
             let key = AnswerKey::new(&tuple, incarnation, m.has(Flags::FORCE));
             if let Some(rejected) = self.answer(now, &key) {
-                return self.reject(m, Refusal { reason, counter: rejected.counter }, sockets);
+                let counter = self.refuse_again(now, key, rejected);
+                let slot = rejected.service;
+                return self.reject(m, Refusal { reason, counter, slot }, sockets);
             }
         }
         let slot = self.services.get(&ServiceKey::of(&tuple));
         let slot = slot.map_or(NO_SERVICE, |service| service.slot);
         let counter = self.record_refusal(now, m, reason, slot)?;
-        self.reject(m, Refusal { reason, counter }, sockets)
+        self.reject(m, Refusal { reason, counter, slot }, sockets)
     }
 }
 
@@ -329,7 +338,9 @@ pub(super) fn flow_record(kind: EventKind, tuple: &FiveTuple, flow: &Flow) -> Ev
         queue: flow.queue,
         ingress: flow.ingress,
         service: flow.service,
-        pad: [0; 10],
+        pad: [0; 2],
+        live: 0,
+        pad_2: [0; 4],
     }
 }
 

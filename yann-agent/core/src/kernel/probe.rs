@@ -63,16 +63,19 @@ impl<R: Rules> Kernel<R> {
         probe: Probe,
     ) -> Result<Verdict, Reason> {
         let age = now.since(self.heartbeat).0 / 1_000_000;
+        let standing = self.standing(asked.sender);
+        let obeys = if standing.is_obeyed(probe.worker) { body_flags::OBEYS } else { 0 };
         let payload = Probe {
             generation: self.host.generation,
             digest: self.host.digest,
             heartbeat_age_ms: u32::try_from(age).unwrap_or(u32::MAX),
             worker: probe.worker,
+            shut_out: standing.shut_out(probe.worker),
         };
         let body = Body {
             kind: BodyKind::Probe,
             version: asked.version,
-            flags: body_flags::ANSWER,
+            flags: body_flags::ANSWER | obeys,
             epoch: Epoch(self.host.epoch),
             sender: self.me,
             receiver: asked.sender,

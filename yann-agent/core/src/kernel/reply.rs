@@ -18,6 +18,8 @@ use crate::{BackendWord, Sockets};
 pub(super) struct Refusal {
     pub(super) reason: RejectReason,
     pub(super) counter: u64,
+    /// Of the service, whose load is told.
+    pub(super) slot: u16,
 }
 
 impl Believed<'_> {
@@ -73,7 +75,11 @@ impl<R: Rules> Kernel<R> {
             receiver: head.unwrap_or(asked.sender),
             flags: Flags(flags),
             reason: refusal.reason,
-            load: Load { queue: queue_depth(&m.tuple(), sockets), cpu: self.host.cpu },
+            load: Load {
+                queue: queue_depth(&m.tuple(), sockets),
+                cpu: self.host.cpu,
+                live: self.live(refusal.slot),
+            },
             tried: asked.tried,
             boot: self.word.boot(),
             sequence: self.word.next_sequence(),

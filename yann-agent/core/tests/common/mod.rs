@@ -357,6 +357,10 @@ fn mend(packet: &mut [u8]) {
     jlb_wire::mend(packet, &parsed).unwrap();
 }
 
+pub fn partition(tuple: &FiveTuple) -> jlb_flow::Partition {
+    FlowHasher::new(HashKey([1; 16])).id(tuple).partition()
+}
+
 pub fn entropy(tuple: &FiveTuple) -> u16 {
     jlb_wire::entropy_port(FlowHasher::new(HashKey([1; 16])).id(tuple).bucket_hash())
 }
@@ -403,7 +407,7 @@ pub fn data(from: MemberId, inner: &[u8]) -> Vec<u8> {
 }
 
 pub fn probe(from: MemberId, flags: u16) -> Vec<u8> {
-    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3 };
+    let probe = Probe { generation: 1, digest: 2, heartbeat_age_ms: 0, worker: 3, shut_out: 0 };
     body(from, BodyKind::Probe, flags, &probe.emit())
 }
 

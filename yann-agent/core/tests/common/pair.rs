@@ -45,8 +45,18 @@ impl Pair {
         self.io.dropped.drain(..).map(|(_, why)| why).collect()
     }
 
+    /// A member is asked and answers with another boot id.
+    pub fn reboot(&mut self, member: MemberId, to: BootId) {
+        self.pass(1_000);
+        self.answer_probes_as(|id| if id == member { to } else { boot(id) });
+    }
+
     /// Everybody who was asked answers.
     pub fn answer_probes(&mut self) {
+        self.answer_probes_as(boot);
+    }
+
+    fn answer_probes_as(&mut self, boot: impl Fn(MemberId) -> BootId) {
         let asked: Vec<_> = self.io.sent.drain(..).collect();
         for (buf, to) in asked {
             let UnderlayDst::Member(to) = to else { panic!() };
@@ -55,6 +65,9 @@ impl Pair {
                 continue;
             };
             let (question, payload) = Body::parse(&bytes[at..], &KEYS).unwrap();
+            if question.kind != BodyKind::Probe {
+                continue;
+            }
             let (probe, _) = Probe::parse(payload).unwrap();
             self.sequence += 1;
             let answer = Body {

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use aya::programs::{TestRun as _, TestRunOptions};
+use jlb_flow::PARTITIONS;
 use jlb_map::Snapshot;
 use jlb_role::{AllRules, Nanos, Reason};
 use jlb_wire::{FiveTuple, MemberId, Protocol};
@@ -15,7 +16,7 @@ use jlb_yann::config::peer_boot;
 use jlb_yann::maps::{LockedWindow, Maps};
 use jlb_yann::programs::{Capacities, Programs};
 use jlb_yann_core::maps::{
-    Answer, AnswerKey, EventRecord, Flow, Member, Shared, WindowKey, flow_state,
+    Answer, AnswerKey, EventRecord, Flow, Member, Shared, Standing, WindowKey, flow_state,
 };
 use jlb_yann_core::{KernelLimits, Listener, TcpSocket, Verdict};
 use nix::sched::{CloneFlags, unshare};
@@ -137,6 +138,31 @@ impl Pair {
             maps.members.set(n.into(), &member).unwrap();
         }
         maps.host.set(0, kernel.host()).unwrap();
+        self.obey(&[0; PARTITIONS]);
+        for id in (1..64).filter_map(MemberId::new) {
+            self.stand(id, Standing::default());
+        }
+    }
+
+    /// Who decides alone, by partition.
+    pub(crate) fn obey(&mut self, owners: &[u16; PARTITIONS]) {
+        self.host.kernel.obey(owners, std::iter::empty());
+        for (partition, owner) in (0..).zip(owners) {
+            self.maps.sole.set(partition, owner).unwrap();
+        }
+    }
+
+    /// What a tracker's votes are worth.
+    pub(crate) fn stand(&mut self, tracker: MemberId, standing: Standing) {
+        let owners = *self.host.kernel.sole_owners();
+        self.host.kernel.obey(&owners, std::iter::once((tracker, standing)));
+        self.maps.standing.set(tracker.as_u16().into(), &standing).unwrap();
+    }
+
+    /// A worker of it pulled with that sequence number.
+    pub(crate) fn pulled(&mut self, tracker: MemberId, sequence: u64) {
+        self.host.kernel.pulled(tracker, boot(tracker), sequence);
+        jlb_yann::config::pulled(&mut self.maps, tracker, boot(tracker), sequence).unwrap();
     }
 
     /// A listener on all ports, with so many connections that nobody accepts (or none when `limit` is 0), and a UDP
@@ -298,7 +324,8 @@ impl Pair {
         self.sync();
         self.programs.sweep(udp_idle.0, false).unwrap();
         self.host.kernel.sweep(self.host.now, udp_idle, &self.host.stack);
-        // Flows that end in one sweep end in any order, so each may have the counter of another.
+        // Flows that end in one sweep end in any order, so each may have the counter of another, and the load of one of
+        // its service.
         let mut real = Vec::new();
         while let Some(event) = self.next_event() {
             real.push(event);
@@ -308,8 +335,12 @@ impl Pair {
         for events in [&mut real, &mut model] {
             let mut counters: Vec<_> = events.iter().map(|e| e.counter).collect();
             counters.sort_unstable();
-            events.sort_unstable_by_key(|e| e.tuple);
-            events.iter_mut().zip(counters).for_each(|(e, counter)| e.counter = counter);
+            let mut live: Vec<_> = events.iter().map(|e| (e.service, e.live)).collect();
+            live.sort_unstable();
+            events.sort_unstable_by_key(|e| (e.service, e.tuple));
+            for (e, (counter, (_, live))) in events.iter_mut().zip(counters.into_iter().zip(live)) {
+                (e.counter, e.live) = (counter, live);
+            }
         }
         assert_eq!(real, model, "flows that ended");
         self.sync();

@@ -1,0 +1,315 @@
+use core::cell::LazyCell;
+use core::num::NonZeroU32;
+
+use jlb_map::{Backend, Service};
+use jlb_peers::Random;
+use jlb_role::Nanos;
+use jlb_wire::{Bar, MemberId};
+
+use super::News;
+use super::offers::Offers;
+use super::pace::Pace;
+
+/// What a backend said longer ago than this is not known any more: ten times as long as agents are silent at most.
+const FRESH: Nanos = Nanos::from_secs(1);
+/// How long a backend that is unwilling comes last; then a flow finds out whether it still is.
+const SHUN: Nanos = Nanos::from_millis(200);
+/// What that adds to its score: more than the load of any other can be.
+const SHUNNED: f64 = 1e10;
+/// Draws by weight before all are looked at: with half of the backends out of question, one flow in 65,536 needs it.
+const DRAWS: usize = 16;
+
+/// A service's backends, and what is known of them.
+#[derive(Debug)]
+pub(super) struct Table {
+    backends: Box<[Known]>,
+    /// Sum of the weights up to each one, itself included.
+    cumulative: Box<[u32]>,
+    /// Position by member, in order of members.
+    positions: Box<[(MemberId, u16)]>,
+    /// Of all together.
+    pace: Pace,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    member: MemberId,
+    weight: u16,
+    limit: Option<NonZeroU32>,
+    /// What it said, and when.
+    live: u32,
+    heard: Option<Nanos>,
+    pace: Pace,
+    /// From [`Pace::slowness`], as of then.
+    slowness: f64,
+    /// What the others' turns have earned it.
+    credit: i64,
+    /// Until then those who look at load ask everybody else first.
+    shunned_until: Nanos,
+}
+
+impl Table {
+    pub(super) fn new(service: &Service) -> Self {
+        let backends: Box<[Known]> = service.backends.iter().map(Known::new).collect();
+        let sums = backends.iter().scan(0, |sum, b| {
+            *sum += u32::from(b.weight);
+            Some(*sum)
+        });
+        let cumulative = sums.collect();
+        let mut positions: Box<[_]> =
+            (0..).zip(&backends).map(|(at, b): (u16, _)| (b.member, at)).collect();
+        positions.sort_unstable();
+        Self { backends, cumulative, positions, pace: Pace::default() }
+    }
+
+    /// Takes over what was known.
+    pub(super) fn inherit(&mut self, former: &Self) {
+        self.pace = former.pace;
+        for known in &mut self.backends {
+            let Some(at) = former.position(known.member) else { continue };
+            let Known { live, heard, pace, slowness, credit, .. } = former.backends[at];
+            *known = Known { live, heard, pace, slowness, credit, ..*known };
+        }
+    }
+
+    pub(super) fn position(&self, member: MemberId) -> Option<usize> {
+        let found = self.positions.binary_search_by_key(&member, |&(m, _)| m).ok()?;
+        Some(usize::from(self.positions[found].1))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.backends.len()
+    }
+
+    pub(super) fn member(&self, at: usize) -> MemberId {
+        self.backends[at].member
+    }
+
+    pub(super) fn heard(&mut self, now: Nanos, member: MemberId, live: u32, news: News) {
+        let Some(at) = self.position(member) else { return };
+        let known = &mut self.backends[at];
+        let spent = known.pace.pass(now, known.live);
+        self.pace.add(now, spent);
+        match news {
+            News::Load => {}
+            News::End => {
+                self.pace.end();
+                known.pace.end();
+            }
+            News::Unwilling => known.shunned_until = now + SHUN,
+        }
+        (known.live, known.heard) = (live, Some(now));
+        known.slowness = known.pace.slowness(&self.pace);
+    }
+
+    pub(super) fn any(&self, eligible: impl Fn(MemberId) -> bool) -> bool {
+        self.backends.iter().any(|b| eligible(b.member))
+    }
+
+    /// Live flows and offers; `None` when nothing fresh is known.
+    pub(super) fn load(&self, now: Nanos, at: usize, offers: &Offers) -> Option<u32> {
+        let known = &self.backends[at];
+        known.is_fresh(now).then(|| known.live.saturating_add(offers.of(known.member)))
+    }
+
+    /// Whether it is below its limit, or may be for all we know.
+    pub(super) fn has_room(&self, now: Nanos, at: usize, offers: &Offers) -> bool {
+        let limit = self.backends[at].limit;
+        limit.is_none_or(|limit| self.load(now, at, offers).is_none_or(|n| n < limit.get()))
+    }
+
+    /// At random, by weight.
+    pub(super) fn draw(
+        &self,
+        random: &mut Random,
+        eligible: impl Fn(MemberId) -> bool,
+    ) -> Option<usize> {
+        self.draw_at(random, |at| eligible(self.backends[at].member))
+    }
+
+    pub(super) fn draw_at(
+        &self,
+        random: &mut Random,
+        eligible: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let total = u64::from(*self.cumulative.last()?);
+        for _ in 0..DRAWS {
+            let drawn = random.below(total) as u32;
+            let at = self.cumulative.partition_point(|&sum| sum <= drawn);
+            if eligible(at) {
+                return Some(at);
+            }
+        }
+        let all = || (0..self.backends.len()).filter(|&at| eligible(at));
+        let weight = |at: usize| u64::from(self.backends[at].weight);
+        let mut left = random.below(all().map(weight).sum());
+        all().find(|&at| {
+            let here = left < weight(at);
+            left = left.saturating_sub(weight(at));
+            here
+        })
+    }
+
+    /// The next in turn: who has waited longest for its weight (the smooth weighted round-robin of nginx).
+    pub(super) fn turn(&mut self, eligible: impl Fn(MemberId) -> bool) -> Option<usize> {
+        let (mut best, mut total): (Option<usize>, i64) = (None, 0);
+        for at in 0..self.backends.len() {
+            let known = &mut self.backends[at];
+            if !eligible(known.member) {
+                continue;
+            }
+            known.credit += i64::from(known.weight);
+            total += i64::from(known.weight);
+            let credit = known.credit;
+            if best.is_none_or(|best| credit > self.backends[best].credit) {
+                best = Some(at);
+            }
+        }
+        self.backends[best?].credit -= total;
+        best
+    }
+
+    /// Who has the fewest flows for its weight. Of several, one at random by weight.
+    pub(super) fn least(
+        &self,
+        now: Nanos,
+        offers: &Offers,
+        random: &mut Random,
+        eligible: impl Fn(MemberId) -> bool,
+    ) -> Option<(usize, Option<Bar>)> {
+        let average = LazyCell::new(|| self.average(now));
+        let mut ranking = Ranking::default();
+        for at in 0..self.backends.len() {
+            let score = self.score(now, at, offers, &average);
+            // Who cannot be among the first two need not be looked at: mostly that is the longer check.
+            if ranking.has_place_for(score) && eligible(self.backends[at].member) {
+                ranking.add(at, score, self.backends[at].weight, random);
+            }
+        }
+        self.decide(&ranking)
+    }
+
+    /// Of two that are drawn by weight, who has fewer flows for its weight.
+    pub(super) fn better_of_two(
+        &self,
+        now: Nanos,
+        offers: &Offers,
+        random: &mut Random,
+        eligible: impl Fn(MemberId) -> bool,
+    ) -> Option<(usize, Option<Bar>)> {
+        let average = LazyCell::new(|| self.average(now));
+        let mut ranking = Ranking::default();
+        let one = self.draw(random, &eligible)?;
+        let first = self.backends[one].member;
+        let other = self.draw(random, |member| member != first && eligible(member));
+        for at in core::iter::once(one).chain(other) {
+            ranking.add(at, self.score(now, at, offers, &average), 1, random);
+        }
+        self.decide(&ranking)
+    }
+
+    fn decide(&self, ranking: &Ranking) -> Option<(usize, Option<Bar>)> {
+        let (at, _) = ranking.best?;
+        Some((at, ranking.next.map(|score| self.backends[at].bar(score))))
+    }
+
+    /// Flows for each unit of weight, one more than now; the more for those that are slow. Of whom nothing is known, as
+    /// of the average: else a tracker that was just started, or a host that nobody asks, would be thought idle or
+    /// overrun.
+    fn score(
+        &self,
+        now: Nanos,
+        at: usize,
+        offers: &Offers,
+        average: &LazyCell<f64, impl FnOnce() -> f64>,
+    ) -> f64 {
+        let known = &self.backends[at];
+        let offered = f64::from(offers.of(known.member));
+        let live = if known.is_fresh(now) {
+            f64::from(known.live)
+        } else {
+            **average * f64::from(known.weight)
+        };
+        known.score(live + offered) + if now < known.shunned_until { SHUNNED } else { 0.0 }
+    }
+
+    /// Live flows for each unit of weight, of those of whom something is known.
+    fn average(&self, now: Nanos) -> f64 {
+        let fresh = self.backends.iter().filter(|b| b.is_fresh(now));
+        let (flows, weights) = fresh.fold((0.0, 0.0), |(flows, weights), b| {
+            (flows + f64::from(b.live), weights + f64::from(b.weight))
+        });
+        if weights > 0.0 { flows / weights } else { 0.0 }
+    }
+}
+
+impl Known {
+    fn new(backend: &Backend) -> Self {
+        Self {
+            member: backend.member,
+            weight: backend.weight,
+            limit: backend.max_connections,
+            live: 0,
+            heard: None,
+            pace: Pace::default(),
+            slowness: 1.0,
+            credit: 0,
+            shunned_until: Nanos::ZERO,
+        }
+    }
+
+    fn is_fresh(&self, now: Nanos) -> bool {
+        self.heard.is_some_and(|heard| now.since(heard) <= FRESH)
+    }
+
+    /// A host that needs `slowness` times as long for a flow is as bad as one with so many times as many.
+    fn score(&self, live: f64) -> f64 {
+        ((live + 1.0) * self.slowness - 1.0) / f64::from(self.weight)
+    }
+
+    /// From how many live flows on it is worse than somebody with that score. An idle host is never too busy.
+    fn bar(&self, score: f64) -> Bar {
+        let live = (score * f64::from(self.weight) + 1.0) / self.slowness - 1.0;
+        // What is exact on paper may be a bit less here.
+        let most = (live + 1e-6).floor().clamp(0.0, f64::from(u32::MAX - 2));
+        Bar(most as u32 + 1)
+    }
+}
+
+/// The first two of a walk.
+#[derive(Debug, Default)]
+struct Ranking {
+    best: Option<(usize, f64)>,
+    /// Weights of those that are as good as the best.
+    tied: u64,
+    /// The second score; the same as the first when there are several.
+    next: Option<f64>,
+}
+
+impl Ranking {
+    fn has_place_for(&self, score: f64) -> bool {
+        self.best.is_none_or(|(_, best)| score <= best) || self.next.is_none_or(|next| score < next)
+    }
+
+    fn add(&mut self, at: usize, score: f64, weight: u16, random: &mut Random) {
+        let weight = u64::from(weight);
+        match self.best {
+            Some((_, best)) if score > best => {
+                self.next = Some(self.next.map_or(score, |next| next.min(score)));
+            }
+            // As good: which of them it is, is drawn, so that trackers do not all run to the first one.
+            Some((_, best)) if score >= best => {
+                self.tied += weight;
+                self.next = Some(best);
+                if random.below(self.tied) < weight {
+                    self.best = Some((at, score));
+                }
+            }
+            former => {
+                self.next = former.map(|(_, best)| best);
+                self.best = Some((at, score));
+                self.tied = weight;
+            }
+        }
+    }
+}
