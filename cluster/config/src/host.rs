@@ -157,14 +157,14 @@ pub struct Announce {
 /// `[flowtracker]`: sizes, for all workers of the host together. All memory is taken at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowTracker {
-    /// `flow_capacity`: assignments that it keeps, 1024 to 67108864. Default 1048576. Each costs about 130 bytes:
-    /// 136 MB. A full table refuses new flows.
+    /// `flow_capacity`: assignments that it keeps, 1024 to 67108864. Default 1048576. Each costs about 120 bytes:
+    /// 124 MB. A full table refuses new flows.
     pub flow_capacity: u32,
     /// `pending_capacity`: assignments that wait for a backend's answer, 64 to 65536. Default 65536. Each costs about
     /// 200 bytes: 13 MB.
     pub pending_capacity: u32,
-    /// `remembered_capacity`: closed flows that are remembered for 4 s (tombstones), 1024 to 16777216. Default
-    /// 262144. Each costs about 60 bytes: 16 MB.
+    /// `remembered_capacity`: closed flows that are remembered for 4 s (tombstones), and as many refusals, 1024 to
+    /// 16777216. Default 262144. Both together cost about 130 bytes: 34 MB.
     pub remembered_capacity: u32,
 }
 

@@ -124,7 +124,8 @@ wire_enum! {
 }
 
 impl RejectReason {
-    /// Whether the next flow will most likely be refused for the same reason, however few flows the host has.
+    /// Whether the next flow will most likely be refused for the same reason, however few flows the host has: one with a low
+    /// limit of its own has fewer than all others, and would be asked first for each.
     #[must_use]
     pub const fn lasts(self) -> bool {
         match self {
@@ -133,13 +134,10 @@ impl RejectReason {
             | Self::TableFull
             | Self::AgentDown
             | Self::Drain
-            | Self::NotServed => true,
-            Self::None
+            | Self::NotServed
             | Self::QueueFull
-            | Self::MaxConnections
-            | Self::Cancelled
-            | Self::Exhausted
-            | Self::Busy => false,
+            | Self::MaxConnections => true,
+            Self::None | Self::Cancelled | Self::Exhausted | Self::Busy => false,
         }
     }
 }

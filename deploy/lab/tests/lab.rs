@@ -171,7 +171,8 @@ fn the_router_spreads_a_clients_connections_over_all_ingress_hosts() {
         let ports = lab.nodes_of(NodeKind::Ingress).into_iter().map(|node| node.name());
         ports.map(|port| (port.clone(), packets_sent(&lab, &port))).collect()
     };
-    // 300 flows to one VIP: 100 for each ingress, give or take 3 sigma = 25, and a few neighbour discoveries.
+    // 300 flows to one VIP: 100 for each ingress, give or take 5.5 sigma = 45 (at 3 sigma, one run in 200 failed), and a few
+    // neighbour discoveries.
     let client = lab.node("client").unwrap();
     for vip in VIP {
         let before = sent();
@@ -181,7 +182,7 @@ fn the_router_spreads_a_clients_connections_over_all_ingress_hosts() {
         let after = sent();
         for (ingress, count) in after {
             let got = count - before[&ingress];
-            assert!((75..=140).contains(&got), "{ingress} got {got} of 300 packets for {vip}");
+            assert!((55..=155).contains(&got), "{ingress} got {got} of 300 packets for {vip}");
         }
     }
 }

@@ -38,11 +38,11 @@ pub struct TrackerConfig {
     pub boot: BootId,
     /// For nonces: random bits, other ones in each process and worker.
     pub seed: u64,
-    /// Flows of this worker, pending ones included: 66 bytes each, and 56 for the timers.
+    /// Flows of this worker, pending ones included: 62 bytes each, and 56 for the timers.
     pub flow_capacity: usize,
     /// Flows that wait for a backend at the same time, at most 65,536: 200 bytes each.
     pub pending_capacity: usize,
-    /// Tombstones, and as many refusals: 90 bytes each.
+    /// Tombstones, and as many refusals: about 130 bytes for one of each.
     pub remembered_capacity: usize,
 }
 

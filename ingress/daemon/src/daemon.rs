@@ -248,8 +248,9 @@ fn vips(cluster: &Snapshot) -> BTreeSet<IpAddr> {
 fn not_ready(members: &Members) -> Vec<String> {
     let mut reasons = Vec::new();
     let (alive, all) = members.alive(MemberRole::FlowTracker);
-    if alive < all.min(2) {
-        reasons.push(format!("{alive} of {all} flow trackers answer: two must vote on a new flow"));
+    // One is enough: it decides alone once all agents obey it.
+    if alive == 0 {
+        reasons.push(format!("none of {all} flow trackers answers: new flows wait"));
     }
     let (alive, all) = members.alive(MemberRole::Backend);
     if alive == 0 {

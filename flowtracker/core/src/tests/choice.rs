@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jlb_role::{Reason, Without};
-use jlb_wire::{Flags, Kind, MemberId};
+use jlb_wire::{Flags, Kind, MemberId, RejectReason};
 
 use super::world::*;
 use crate::{Counts, FlowState, Tracker, TrackerConfig};
@@ -112,7 +112,7 @@ fn what_backends_say_of_their_load_decides_who_is_asked_and_the_bar_goes_with_it
         let control = asked.control;
         assert_eq!((control.backend, control.load.live), (Some(BACKENDS[n]), bar));
         // It is busier than we knew.
-        w.reject_with(&flow, &asked, |c| c.load.live = 50);
+        w.reject_with(&flow, &asked, |c| (c.reason, c.load.live) = (RejectReason::Busy, 50));
         asked = w.one();
     }
     assert_eq!(asked.control.flags, Flags::REFUSED);
@@ -129,6 +129,32 @@ fn what_backends_say_of_their_load_decides_who_is_asked_and_the_bar_goes_with_it
     });
     assert_eq!(asked[0], BACKENDS[1]);
     assert!(BACKENDS.iter().all(|b| asked.contains(b)), "offers of ours count: {asked:?}");
+}
+
+#[test]
+fn who_is_at_its_limit_does_not_take_up_the_tries_of_all_flows() {
+    for reason in [RejectReason::MaxConnections, RejectReason::QueueFull] {
+        let mut list = spec();
+        list.services[0].policy = jlb_map::Policy::LeastConnections;
+        let mut w = World::with(config(T1), list, None);
+        // The first has the fewest flows, and will not have more.
+        for (n, live) in [(0, 10), (1, 500), (2, 500), (3, 500)] {
+            w.say(BACKENDS[n], &Flow::new(RESET, 100 + n), Kind::Close, |c| {
+                (c.backend, c.word_a, c.load.live) = (Some(BACKENDS[n]), 5, live);
+            });
+        }
+        w.sent();
+        let flow = Flow::new(RESET, 0);
+        w.open(&flow);
+        let asked = w.one();
+        assert_eq!(asked.control.backend, Some(BACKENDS[0]));
+        w.reject_with(&flow, &asked, |c| (c.reason, c.load.live) = (reason, 10));
+        w.sent();
+        for n in 1..6 {
+            w.open(&Flow::new(RESET, n));
+            assert_ne!(w.one().control.backend, Some(BACKENDS[0]), "{reason:?}");
+        }
+    }
 }
 
 #[test]
