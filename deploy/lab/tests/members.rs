@@ -43,6 +43,8 @@ fn members_come_go_drain_and_restart() {
 
     lab.restart_daemons(&lab.select(&["ingress-1".to_owned(), "backend-2".to_owned()]).unwrap())
         .unwrap();
+    // Who was asked while its daemon was away has refused, and is asked last for 200 ms.
+    std::thread::sleep(std::time::Duration::from_millis(400));
     assert_eq!(backends(&lab).len(), 4);
 
     lab.remove_member("backend-3").unwrap();
