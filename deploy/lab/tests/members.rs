@@ -26,7 +26,9 @@ fn backends(lab: &Lab) -> Vec<String> {
 
 #[test]
 fn members_come_go_drain_and_restart() {
-    let jlb = Jlb { absent: vec!["backend-4".to_owned()], ..Jlb::default() };
+    let mut jlb = Jlb { absent: vec!["backend-4".to_owned()], ..Jlb::default() };
+    // By the default policy one that has refused while a list came is asked last for a while.
+    jlb.services[0].more = "policy = \"random\"\n".to_owned();
     let config = LabConfig { ingresses: 2, trackers: 2, jlb: Some(jlb), ..LabConfig::default() };
     let mut lab = Lab::up(&format!("members-{}", std::process::id()), &config).unwrap();
     let trackers = lab.select(&["trackers".to_owned()]).unwrap();
