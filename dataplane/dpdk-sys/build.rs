@@ -8,6 +8,7 @@ use std::process::Command;
 const FUNCTIONS: &[&str] = &[
     "jlb_.*",
     "rte_dev_probe",
+    "rte_eal_alarm_set",
     "rte_eal_cleanup",
     "rte_eal_init",
     "rte_eal_remote_launch",

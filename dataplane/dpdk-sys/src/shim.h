@@ -3,6 +3,7 @@
 #ifndef JLB_DPDK_SHIM_H
 #define JLB_DPDK_SHIM_H
 
+#include <rte_alarm.h>
 #include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>

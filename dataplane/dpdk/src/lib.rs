@@ -13,6 +13,7 @@
 mod device;
 mod eal;
 mod errno;
+mod interrupt;
 mod lcore;
 mod mbuf;
 mod pool;

@@ -12,6 +12,7 @@ use jlb_neighbours::MacAddr;
 use nix::errno::Errno;
 use thiserror::Error;
 
+use crate::interrupt::on_interrupt_thread;
 use crate::{Device, Eal, Mempool, RxQueue, TxQueue, errno};
 
 /// How to open a port.
@@ -163,6 +164,7 @@ pub(crate) struct OpenedPort {
     mtu: u16,
     /// Its driver holds buffers of the pool.
     pool: Mempool,
+    eal: Eal,
 }
 
 impl Port {
@@ -188,10 +190,11 @@ impl Port {
             mac: MacAddr([0; 6]),
             mtu: 0,
             pool: pool.clone(),
+            eal: eal.clone(),
         };
-        port.configure(options)?;
-        port.start(options)?;
+        let ready = port.configure(options).and_then(|()| port.start(options));
         drop(guard);
+        ready?;
 
         let port = Arc::new(port);
         let rx = (0..options.rx_queues)
@@ -415,14 +418,26 @@ impl OpenedPort {
 
 impl Drop for OpenedPort {
     fn drop(&mut self) {
-        // Errors here change nothing: the port is given up either way. No lock: an error path of `open` holds it, and
-        // nobody else can name this port.
-        // SAFETY: no queue handle is left, so nobody polls. A port that never started may be stopped.
-        unsafe { jlb_dpdk_sys::rte_eth_dev_stop(self.id) };
-        // SAFETY: stopped, and never used again.
-        unsafe { jlb_dpdk_sys::rte_eth_dev_close(self.id) };
-        if let Some(open) = OPEN.get(usize::from(self.id)) {
+        let id = self.id;
+        // The number is free for the next port before `close` returns.
+        let _guard = self.eal.exclusive();
+        if self.device.name().starts_with("net_memif") {
+            // Its control channel lives on the interrupt thread and shares memory with `close`, without a lock: a
+            // peer that hangs up just then had both free the same regions.
+            on_interrupt_thread(move || close(id));
+        } else {
+            close(id);
+        }
+        if let Some(open) = OPEN.get(usize::from(id)) {
             open.store(false, Ordering::Release);
         }
     }
+}
+
+/// Stops and closes a port of which no queue handle is left. Errors change nothing: it is given up either way.
+fn close(id: u16) {
+    // SAFETY: nobody polls it. A port that never started may be stopped.
+    unsafe { jlb_dpdk_sys::rte_eth_dev_stop(id) };
+    // SAFETY: stopped, and never used again.
+    unsafe { jlb_dpdk_sys::rte_eth_dev_close(id) };
 }
