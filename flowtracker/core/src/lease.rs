@@ -43,7 +43,7 @@ impl<R: Rules> Tracker<R> {
             }
         }
         self.renew_lease(now);
-        self.tell_warmth(io);
+        self.tell_warmth(now, io);
     }
 
     /// At least half of those who are not dead must have said so. (One would do, were everybody's member list the same:

@@ -160,7 +160,7 @@ impl<R: Rules> Tracker<R> {
 
     fn warm_up<B: PacketBuf>(&mut self, now: Nanos, io: &mut impl Io<B>) {
         if self.told_warm.is_none() {
-            self.tell_warmth(io);
+            self.tell_warmth(now, io);
         }
         let since = match self.lease.shut_out {
             _ if self.sole.is_settling(now) => return,
@@ -189,7 +189,7 @@ impl<R: Rules> Tracker<R> {
             if self.warmth.count() == 0 {
                 self.refresh_seconds.observe(now.since(since).as_secs_f64());
             }
-            self.tell_warmth(io);
+            self.tell_warmth(now, io);
         } else if now.since(self.told_at.max(since)) >= TELL_EVERY {
             self.told_at = now;
             for member in waits_for {
@@ -214,10 +214,12 @@ impl<R: Rules> Tracker<R> {
         self.peers.dead(now, backend, self.rules.on(Rule::TwoWitnesses))
     }
 
-    /// Says to all whether we are warm, when that has changed.
-    pub(crate) fn tell_warmth<B: PacketBuf>(&mut self, io: &mut impl Io<B>) {
+    /// Says to all whether we can take part in new flows, and reports when we get warm or cold.
+    pub(crate) fn tell_warmth<B: PacketBuf>(&mut self, now: Nanos, io: &mut impl Io<B>) {
         let warm = self.warmth.count() == 0 && self.lease.shut_out.is_none();
-        self.peers.set_cold(!warm);
+        // Whose vote does not count for a while is asked last, as is who does not know all.
+        let votes = self.lease.holds(now) && !self.sole.is_giving_back();
+        self.peers.set_cold(!(warm && votes));
         if self.told_warm != Some(warm) {
             self.told_warm = Some(warm);
             io.report(Report::Warm(warm));

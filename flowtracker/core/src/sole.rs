@@ -24,6 +24,8 @@ use crate::tracker::Tracker;
 /// do not any more.
 const ABSENT: Nanos = Nanos::from_millis(100);
 const BACK: Nanos = Nanos::from_millis(200);
+/// Who alone decides and hears no ingress host for so long gives it back.
+const UNASKED: Nanos = Nanos::from_millis(500);
 /// An order that is not acknowledged is repeated after this, doubling up to the second one; so many in one round at most.
 const REPEAT: Nanos = Nanos::from_millis(25);
 const REPEAT_MOST: Nanos = Nanos::from_millis(200);
@@ -106,9 +108,14 @@ impl Sole {
         self.owned[partition.index()]
     }
 
+    /// Whether agents still obey us though we decide alone no more.
+    pub(crate) const fn is_giving_back(&self) -> bool {
+        matches!(self.phase, Phase::Releasing(_))
+    }
+
     /// Whether we neither vote there alone any more nor can anybody else be asked yet.
     pub(crate) fn is_releasing(&self, partition: Partition) -> bool {
-        matches!(self.phase, Phase::Releasing(_)) && self.owns(partition)
+        self.is_giving_back() && self.owns(partition)
     }
 
     /// Whether others may still vote where we are to do so alone.
@@ -203,14 +210,17 @@ impl<R: Rules> Tracker<R> {
             Phase::TwoVotes => self.fence_if_alone(now),
             Phase::Fencing(order) => {
                 let back = order.absent.iter().any(|&id| self.peers.alive(id));
-                if back || stalled {
+                if back || stalled || !self.hears_an_ingress_host() {
                     self.release(now);
                 } else if self.all_acknowledge(now, order) || !self.rules.on(Rule::SoleFence) {
                     self.become_sole(now, io);
                 }
             }
             Phase::Sole(order)
-                if stalled || self.is_somebody_back(now) || self.is_disobeyed(order) =>
+                if stalled
+                    || self.is_somebody_back(now)
+                    || self.is_disobeyed(order)
+                    || !self.has_heard_an_ingress_host(now) =>
             {
                 self.release(now);
             }
@@ -249,7 +259,10 @@ impl<R: Rules> Tracker<R> {
     /// Begins to fence partitions in which nobody else votes, if there are some that we do not own alone yet.
     fn fence_if_alone(&mut self, now: Nanos) {
         let backends = self.snapshot.with_role(MemberRole::Backend);
-        if now < self.sole.not_before || backends.iter().any(|&id| self.peers.undecided(id)) {
+        if now < self.sole.not_before
+            || !self.hears_an_ingress_host()
+            || backends.iter().any(|&id| self.peers.undecided(id))
+        {
             return;
         }
         let absent: ArrayVec<MemberId, { SoleOwner::MAX_ABSENT }> =
@@ -258,6 +271,18 @@ impl<R: Rules> Tracker<R> {
             let order = self.sole.order(now, absent.into_iter());
             self.sole.phase = Phase::Fencing(order);
         }
+    }
+
+    /// Without one nobody asks us for anything, and the others may be there for those that we do not hear.
+    fn hears_an_ingress_host(&self) -> bool {
+        self.snapshot.with_role(MemberRole::Ingress).iter().any(|&id| self.peers.alive(id))
+    }
+
+    /// The same, with patience: to decide alone takes half a second again.
+    fn has_heard_an_ingress_host(&self, now: Nanos) -> bool {
+        let lately = |at: Nanos| now.since(at) < UNASKED;
+        let ingress = self.snapshot.with_role(MemberRole::Ingress);
+        ingress.iter().any(|&id| self.peers.heard_at(id).is_some_and(lately))
     }
 
     fn lonely<'a>(&'a self, absent: &'a [MemberId]) -> impl Iterator<Item = Partition> + 'a {
@@ -288,7 +313,7 @@ impl<R: Rules> Tracker<R> {
         self.sole.settled_at = now + LEASE;
         // Canary: who does not obey us is no source without the rule.
         self.sources.renew(self.peers.me(), self.rules.on(Rule::SoleFence));
-        self.tell_warmth(io);
+        self.tell_warmth(now, io);
         self.tell_sole(was_alone, io);
     }
 

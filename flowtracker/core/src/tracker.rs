@@ -360,7 +360,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
                 if other_epoch {
                     self.sole_of_another_epoch(io);
                 }
-                self.tell_warmth(io);
+                self.tell_warmth(now, io);
             }
             TrackerEvent::Leaving(leaving) => self.set_leaving(now, leaving),
         }

@@ -100,9 +100,10 @@ fn who_hears_of_no_agent_for_300_ms_takes_no_part() {
     w.run(200);
     assert!(!speaks(&mut w, 1));
     assert!(is_warm(&w), "what it knows is not wrong");
+    assert!(w.says_cold(INGRESS), "and others are asked first");
     w.down.clear();
     w.run(200);
-    assert!(speaks(&mut w, 2));
+    assert!(speaks(&mut w, 2) && !w.says_cold(INGRESS));
 }
 
 #[test]

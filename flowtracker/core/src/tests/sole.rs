@@ -188,15 +188,40 @@ fn when_one_is_back_two_vote_again_after_all_acknowledged() {
     w.open(&flow(0));
     w.refused(Reason::Cold);
     assert_eq!(w.state(&flow(0)), (None, Flags::PENDING));
+    assert!(w.says_cold(T2), "others are asked first");
     assert!(w.orders[&(B, TWO)] > 1);
     w.deaf.clear();
     w.run(300);
     assert!(!is_sole(&w) && is_warm(&w));
     assert_eq!(w.obeyed_by(A), None);
     assert!(w.reports().contains(&Report::Sole(false)));
+    assert!(!w.says_cold(T2));
     w.sent();
     w.open(&flow(0));
     assert_eq!(w.one().to, T2);
+}
+
+#[test]
+fn who_hears_no_ingress_host_does_not_decide_alone() {
+    let ingress = [INGRESS, INGRESS_2];
+    let mut w = World::new(T1);
+    w.down.extend([T2, T3]);
+    w.down.extend(ingress);
+    w.run(2000);
+    assert!(!is_sole(&w) && w.orders.is_empty());
+    w.down.remove(&INGRESS_2);
+    w.run(1000);
+    assert!(is_sole(&w) && is_warm(&w));
+    // Both are gone for a moment, and then for longer.
+    w.down.extend(ingress);
+    w.run(300);
+    w.down.remove(&INGRESS_2);
+    w.run(1000);
+    assert!(is_sole(&w) && !w.orders.contains_key(&(A, TWO)));
+    w.down.extend(ingress);
+    w.run(1000);
+    assert!(!is_sole(&w));
+    assert_eq!(w.obeyed_by(A), None, "others may vote again");
 }
 
 #[test]
