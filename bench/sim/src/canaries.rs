@@ -50,7 +50,7 @@ pub const fn catch_of(rule: Rule) -> Catch {
         Rule::PendingNeverExpires => Catch::Among(&[17, 314, 336]),
         Rule::SplitVotes => Catch::Among(&[109, 701, 720]),
         Rule::RefusalIsVoted => Catch::Among(&[131, 305, 450]),
-        Rule::Cold => Catch::Within { first: 0, seeds: 30 },
+        Rule::Cold => Catch::Among(&[117, 138, 157]),
         Rule::TwoUnknown | Rule::UnknownByNonce => Catch::Within { first: 50, seeds: 30 },
         Rule::MarkersByWord => Catch::Within { first: 130, seeds: 30 },
         Rule::TwoWitnesses => Catch::Within { first: 170, seeds: 10 },

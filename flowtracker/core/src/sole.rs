@@ -267,6 +267,10 @@ impl<R: Rules> Tracker<R> {
         }
         let absent: ArrayVec<MemberId, { SoleOwner::MAX_ABSENT }> =
             self.sole.missing_for(now, true, ABSENT).take(SoleOwner::MAX_ABSENT).collect();
+        // The usual case, a hundred times a second: whoever has others in a trio is not alone while none is missing.
+        if absent.is_empty() && self.snapshot.with_role(MemberRole::FlowTracker).len() > 1 {
+            return;
+        }
         if self.lonely(&absent).any(|p| !self.sole.owns(p)) {
             let order = self.sole.order(now, absent.into_iter());
             self.sole.phase = Phase::Fencing(order);
