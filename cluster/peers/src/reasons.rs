@@ -11,7 +11,7 @@ pub const fn geneve_reason(error: GeneveError) -> Reason {
         GeneveError::Malformed => Reason::Malformed,
         GeneveError::BadChecksum => Reason::BadChecksum,
         GeneveError::Fragment => Reason::Fragment,
-        GeneveError::OtherPort => Reason::NotForUs,
+        GeneveError::NotGeneve => Reason::NotForUs,
         GeneveError::Geneve => Reason::BadGeneve,
         GeneveError::UnknownCriticalOption => Reason::UnknownCriticalOption,
     }

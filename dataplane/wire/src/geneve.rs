@@ -48,7 +48,7 @@ pub enum GeneveError {
     /// Shorter than its headers say.
     #[error("encapsulated packet is shorter than its headers say")]
     Truncated,
-    /// The outer IP header is malformed, or this is not UDP.
+    /// The outer IP header is malformed.
     #[error("malformed outer header")]
     Malformed,
     /// The outer IPv4 header checksum does not fit.
@@ -57,9 +57,9 @@ pub enum GeneveError {
     /// The outer packet is a fragment.
     #[error("fragment of an encapsulated packet")]
     Fragment,
-    /// UDP, but to another port.
-    #[error("not the Geneve port")]
-    OtherPort,
+    /// Not UDP to that port.
+    #[error("not UDP to the Geneve port")]
+    NotGeneve,
     /// A Geneve version, flag, protocol or option length that cannot be.
     #[error("malformed Geneve header")]
     Geneve,
@@ -120,7 +120,7 @@ impl Outer {
         let udp: [u8; UDP_LEN] =
             take(&bytes[..ip.len], ip.header_len).ok_or(GeneveError::Truncated)?;
         if be16(&udp, 2) != port {
-            return Err(GeneveError::OtherPort);
+            return Err(GeneveError::NotGeneve);
         }
         if usize::from(be16(&udp, 4)) != ip.len - ip.header_len {
             return Err(GeneveError::Truncated);
@@ -159,8 +159,11 @@ impl OuterIp {
         let h: [u8; 20] = take(bytes, 0).ok_or(GeneveError::Truncated)?;
         let header_len = usize::from(h[0] & 0x0f) * 4;
         let len = usize::from(be16(&h, 2));
-        if header_len < 20 || len < header_len || h[9] != 17 {
+        if header_len < 20 || len < header_len {
             return Err(GeneveError::Malformed);
+        }
+        if h[9] != 17 {
+            return Err(GeneveError::NotGeneve);
         }
         if bytes.len() < len {
             return Err(GeneveError::Truncated);
@@ -187,7 +190,7 @@ impl OuterIp {
             17 => {}
             44 => return Err(GeneveError::Fragment),
             // Members send no extension headers.
-            _ => return Err(GeneveError::Malformed),
+            _ => return Err(GeneveError::NotGeneve),
         }
         if bytes.len() < len {
             return Err(GeneveError::Truncated);

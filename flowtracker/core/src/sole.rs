@@ -22,7 +22,7 @@ use crate::tracker::Tracker;
 
 /// So long all others of a trio must be missing before we try to decide alone, and one that is back must answer before we
 /// do not any more.
-const ABSENT: Nanos = Nanos::from_millis(100);
+const ABSENT: Nanos = Nanos::from_millis(300);
 const BACK: Nanos = Nanos::from_millis(200);
 /// Who alone decides and hears no ingress host for so long gives it back.
 const UNASKED: Nanos = Nanos::from_millis(500);

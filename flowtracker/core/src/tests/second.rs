@@ -359,7 +359,7 @@ fn a_second_too_cancels_what_is_not_answered() {
 #[test]
 fn what_is_no_message_is_dropped() {
     let mut w = World::new(T2);
-    let mut junk = jlb_role::FakeBuf::holding(&[0x45; 60]);
+    let mut junk = jlb_role::FakeBuf::holding(&[0x41; 60]);
     junk.truncate(30);
     w.receive(junk);
     w.refused(Reason::Malformed);

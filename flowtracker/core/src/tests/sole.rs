@@ -107,7 +107,7 @@ fn what_others_voted_before_the_fence_is_learnt_first() {
 fn a_list_of_a_backend_that_obeys_nobody_is_no_marker() {
     let mut w = World::new(T1);
     w.down.extend([T2, T3]);
-    w.run(300);
+    w.run(500);
     assert!(is_sole(&w));
     w.obeys(B, None);
     w.run(250);
