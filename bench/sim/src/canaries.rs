@@ -55,7 +55,7 @@ pub const fn catch_of(rule: Rule) -> Catch {
         Rule::MarkersByWord => Catch::Within { first: 130, seeds: 30 },
         Rule::TwoWitnesses => Catch::Within { first: 170, seeds: 10 },
         Rule::MarkerFence => Catch::Within { first: 270, seeds: 10 },
-        Rule::SoleFence => Catch::Within { first: 840, seeds: 10 },
+        Rule::SoleFence => Catch::Among(&[562, 700, 803]),
         Rule::OneEpoch => Catch::NotYet(
             "each joiner has every marker of its epoch before it is warm, and the flow's voters are asked beside it; the \
              drill `two_epochs` has not met the moment at which both that answer first know nothing",
