@@ -140,7 +140,7 @@ fn list() -> ExitCode {
 }
 
 /// Ctrl-C and SIGTERM end the run in order, so that its lab goes down.
-fn catch_signals(interrupted: Arc<AtomicBool>) -> io::Result<()> {
+pub(crate) fn catch_signals(interrupted: Arc<AtomicBool>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut interrupt, mut terminate) = {
         let _entered = runtime.enter();

@@ -6,6 +6,7 @@ mod hotpath;
 mod hunting;
 mod hunting_plots;
 mod model;
+mod placement;
 mod sim;
 
 use std::process::ExitCode;
@@ -37,6 +38,10 @@ enum Command {
     DisruptServer(disrupt::ServerArguments),
     /// How long clients wait under one way of placing flows or another, in virtual time.
     Hunting(hunting::Arguments),
+    /// How long clients of real servers in a lab wait, under one policy or another.
+    Placement(placement::Arguments),
+    /// The server of `placement`, which it starts on its backends.
+    WorkServer(placement::ServerArguments),
     /// Measure what a packet costs at the ingress, without a network card.
     Hotpath(hotpath::Arguments),
     /// Measure what a backend's reply costs at the egress, without a network card.
@@ -52,6 +57,8 @@ fn main() -> ExitCode {
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
             Command::Hunting(arguments) => hunting::main(&arguments),
+            Command::Placement(arguments) => placement::main(&arguments),
+            Command::WorkServer(arguments) => placement::serve(&arguments),
             Command::Hotpath(arguments) => hotpath::main(&arguments),
             Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Model(arguments) => model::main(&arguments),

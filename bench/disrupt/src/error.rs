@@ -1,7 +1,5 @@
 //! Why a run came to no result.
 
-use std::path::PathBuf;
-
 /// Each variant says what was attempted and, where there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,9 +21,6 @@ pub enum Error {
     /// The lab.
     #[error(transparent)]
     Lab(#[from] jlb_lab::Error),
-    /// A program of this workspace that is not built.
-    #[error("{} is missing; build it: make build", .0.display())]
-    NoBinary(PathBuf),
     /// Not all connections could be opened, before there was any fault.
     #[error("connection {connection} to {vip} could not be opened: {why}")]
     NotOpened {

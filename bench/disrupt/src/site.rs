@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use jlb_flow::FlowHasher;
 use jlb_lab::config::daemon_and_role;
 use jlb_lab::fault::{self, vip_routes};
 use jlb_lab::topology::NodeKind;
-use jlb_lab::{Lab, LabConfig, Node, Running, Service};
+use jlb_lab::{Lab, LabConfig, Node, Running, Service, binary};
 use jlb_map::Snapshot;
 use jlb_wire::{FiveTuple, Protocol};
 use serde::Deserialize;
@@ -58,7 +58,7 @@ pub(crate) fn service() -> Service {
 impl Site {
     /// Raises it, servers and all. It goes down when it is dropped.
     pub(crate) fn up(name: &str, config: &LabConfig) -> Result<Self, Error> {
-        let program = program("jlb-bench")?;
+        let program = binary("jlb-bench")?;
         let lab = Lab::up(name, config)?;
         for node in lab.nodes_of(NodeKind::Backend) {
             let arguments =
@@ -123,7 +123,7 @@ impl Site {
 
     /// Every connection that an agent knows, by the client's end.
     pub(crate) fn carried(&self) -> Result<BTreeMap<SocketAddr, Carried>, Error> {
-        let program = program("jlb-yann")?.to_string_lossy().into_owned();
+        let program = binary("jlb-yann")?.to_string_lossy().into_owned();
         let cluster = self.lab.member_list().to_string_lossy().into_owned();
         let mut all = BTreeMap::new();
         let is_member =
@@ -210,25 +210,6 @@ impl Site {
         }
         Ok(hops)
     }
-}
-
-/// A program of this workspace: where `JLB_BIN_DIR` says, else beside this one.
-fn program(name: &str) -> Result<PathBuf, Error> {
-    let dir = match std::env::var_os("JLB_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => {
-            let this = std::env::current_exe().doing("/proc/self/exe")?;
-            let dir = this.parent().map(Path::to_owned).unwrap_or_default();
-            // Test binaries lie one deeper.
-            if dir.ends_with("deps") {
-                dir.parent().map(Path::to_owned).unwrap_or_default()
-            } else {
-                dir
-            }
-        }
-    };
-    let path = dir.join(name);
-    if path.is_file() { Ok(path) } else { Err(Error::NoBinary(path)) }
 }
 
 /// Polls until it is so, at most so long; whether it was.

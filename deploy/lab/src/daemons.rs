@@ -143,7 +143,7 @@ fn program(daemon: &str, config: &LabConfig) -> Result<PathBuf, Error> {
 }
 
 /// A program of this workspace: where `JLB_BIN_DIR` says, else beside this one.
-pub(crate) fn binary(name: &str) -> Result<PathBuf, Error> {
+pub fn binary(name: &str) -> Result<PathBuf, Error> {
     let dir = match std::env::var_os("JLB_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => {

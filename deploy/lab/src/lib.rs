@@ -38,6 +38,7 @@ pub mod traffic;
 pub mod vm;
 
 pub use config::{Jlb, Service};
+pub use daemons::binary;
 pub use error::Error;
 pub use lab::{Lab, NodeStatus, Status};
 pub use metrics::Metrics;
