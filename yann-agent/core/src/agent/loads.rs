@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jlb_map::Snapshot;
 use jlb_peers::Peers;
 use jlb_role::{Io, Nanos, PacketBuf};
-use jlb_wire::{BodyKind, LoadReport, MAX_BODY_PAYLOAD, MemberId, ServiceLoad};
+use jlb_wire::{BodyKind, LoadReport, MAX_BODY_PAYLOAD, MemberId, RejectReason, ServiceLoad};
 
 use super::refresh::REFRESH_SESSIONS;
 
@@ -20,6 +20,8 @@ const SAME_EVERY: Nanos = Nanos::from_millis(100);
 pub(super) struct Loads {
     /// Live flows by slot, which is the service's number. At most one for each service.
     live: BTreeMap<u16, u32>,
+    /// Services of which the host wants no new flows, and why.
+    words: BTreeMap<u16, RejectReason>,
     /// Of the host, 0 ..= 65535 for 0 ..= 1.
     pub(super) cpu: u16,
     /// Workers of trackers, which have pulled. As many as there are sessions at most.
@@ -35,6 +37,15 @@ impl Loads {
     /// The kernel half says how many live flows a service has.
     pub(super) fn set(&mut self, slot: u16, live: u32) {
         self.changed |= self.live.insert(slot, live) != Some(live);
+    }
+
+    /// The host wants no new flows of a service, or wants them again.
+    pub(super) fn set_word(&mut self, slot: u16, word: Option<RejectReason>) {
+        let former = match word {
+            Some(reason) => self.words.insert(slot, reason),
+            None => self.words.remove(&slot),
+        };
+        self.changed |= former != word;
     }
 
     pub(super) fn of(&self, slot: u16) -> Option<u32> {
@@ -53,6 +64,7 @@ impl Loads {
     /// Another list: its services have other numbers.
     pub(super) fn renumber(&mut self, snapshot: &Snapshot) {
         self.live.clear();
+        self.words.clear();
         self.listeners.retain(|(tracker, _)| snapshot.member(*tracker).is_some());
     }
 
@@ -75,8 +87,11 @@ impl Loads {
             return;
         }
         (self.changed, self.told) = (false, now);
-        let services: Vec<_> =
-            self.live.iter().map(|(&service, &live)| ServiceLoad { service, live }).collect();
+        let load = |(&service, &live)| {
+            let unwilling = self.words.get(&service).copied();
+            ServiceLoad { service, live, unwilling }
+        };
+        let services: Vec<_> = self.live.iter().map(load).collect();
         let generation = peers.snapshot().generation();
         let live = services.iter().fold(0, |sum: u32, s| sum.saturating_add(s.live));
         for &(tracker, worker) in &self.listeners {

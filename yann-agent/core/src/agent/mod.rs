@@ -16,7 +16,7 @@ use jlb_role::{
 };
 use jlb_wire::{
     BodyKind, BootId, FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId,
-    Refresh, RefreshRecord, flow_headers,
+    Refresh, RefreshRecord, RejectReason, flow_headers,
 };
 
 use crate::maps::Standing;
@@ -82,6 +82,13 @@ pub enum AgentEvent {
         slot: u16,
         /// Its flows.
         live: u32,
+    },
+    /// The host wants no new flows of a service, by its slot, or wants them again. To be said anew after a new list.
+    Word {
+        /// Of the service.
+        slot: u16,
+        /// Why it refuses: one that [is told](RejectReason::is_told).
+        word: Option<RejectReason>,
     },
     /// What a [`jlb_role::Report::Collect`] ordered. One collection may answer many of these reports, if it was begun after
     /// the last of them: the kernel half held the boots that they name for current, as long as it takes until no program
@@ -426,6 +433,7 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
             }
             AgentEvent::Cpu(cpu) => self.loads.cpu = cpu,
             AgentEvent::Live { slot, live } => self.loads.set(slot, live),
+            AgentEvent::Word { slot, word } => self.loads.set_word(slot, word),
             AgentEvent::Flows { tracker, nonce, counter, records } => {
                 let flows = Flows { tracker, nonce, counter, records };
                 self.sessions.collected(now, &flows);
