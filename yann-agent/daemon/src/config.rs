@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use jlb_map::Snapshot;
-use jlb_wire::{BootId, MemberId};
-use jlb_yann_core::maps::{Egress, Host, Window, WindowKey};
+use jlb_map::{ServiceId, Snapshot};
+use jlb_wire::{BootId, MemberId, RejectReason};
+use jlb_yann_core::maps::{Egress, Host, ServiceKey, Window, WindowKey};
 use jlb_yann_core::{Configuration, NO_SERVICE};
 
 use crate::maps::{LockedWindow, Maps, MapsError, SLOTS};
@@ -21,7 +21,8 @@ pub struct FlowLimits {
     pub max_connections: u32,
 }
 
-/// Makes the maps as a snapshot wants them, while the programs run on.
+/// Makes the maps as a snapshot wants them, while the programs run on. `word`: why the host wants no new flows of a service,
+/// if it wants none.
 ///
 /// # Errors
 /// When a map refuses.
@@ -30,14 +31,17 @@ pub fn configure(
     me: MemberId,
     cluster: &Snapshot,
     limits: FlowLimits,
+    word: impl Fn(&str) -> Option<RejectReason>,
 ) -> Result<(), MapsError> {
     let c = Configuration::new(me, cluster);
     let slots = slots(maps, cluster, me)?;
     let services: Vec<_> = (c.services.into_iter())
         .map(|(key, mut service)| {
             // The core numbers services by their place in the list.
-            service.slot = slots.get(&service.slot).copied().unwrap_or(NO_SERVICE);
-            (key, service)
+            let place = service.slot;
+            service.slot = slots.get(&place).copied().unwrap_or(NO_SERVICE);
+            let name = cluster.service_by_id(ServiceId(place)).map(|s| &s.name);
+            (key, service.with_word(name.and_then(|name| word(name))))
         })
         .collect();
     maps.services.replace(&services)?;
@@ -61,6 +65,30 @@ pub fn configure(
     // Last: with an id in it the programs begin to work.
     let FlowLimits { capacity: flow_capacity, max_connections } = limits;
     maps.host.set(0, &Host { flow_capacity, max_connections, cpu, ..c.host })?;
+    Ok(())
+}
+
+/// Only what the host wants has changed.
+///
+/// # Errors
+/// When a map refuses.
+pub fn say(
+    maps: &mut Maps,
+    me: MemberId,
+    cluster: &Snapshot,
+    word: impl Fn(&str) -> Option<RejectReason>,
+) -> Result<(), MapsError> {
+    for service in cluster.services().iter().filter(|s| s.backend(me).is_some()) {
+        let word = word(&service.name);
+        for &vip in &service.vips {
+            let key = ServiceKey::new(vip, service.port, service.protocol);
+            let Some(was) = maps.services.get(&key) else { continue };
+            let is = was.with_word(word);
+            if is != was {
+                maps.services.set(&key, &is)?;
+            }
+        }
+    }
     Ok(())
 }
 
