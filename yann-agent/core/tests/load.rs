@@ -60,7 +60,7 @@ impl Pair {
 fn every_worker_that_pulls_is_told_when_something_changes_and_now_and_then() {
     let mut pair = Pair::new();
     pair.event(AgentEvent::Cpu(9));
-    pair.event(AgentEvent::Live { slot: 0, live: 4 });
+    pair.event(AgentEvent::Live { service: 0, live: 4 });
     pair.pass(100);
     assert_eq!(pair.loads(), [], "nobody has pulled");
     assert!(Role::<FakeBuf>::next_deadline(&pair.agent).is_some());
@@ -98,19 +98,19 @@ fn every_worker_that_pulls_is_told_when_something_changes_and_now_and_then() {
 fn that_the_host_wants_no_flows_is_told_within_20_ms_and_so_is_the_end_of_it() {
     let mut pair = Pair::new();
     pair.event(AgentEvent::Cpu(9));
-    pair.event(AgentEvent::Live { slot: 0, live: 4 });
-    pair.event(AgentEvent::Live { slot: 1, live: 5 });
+    pair.event(AgentEvent::Live { service: 0, live: 4 });
+    pair.event(AgentEvent::Live { service: 1, live: 5 });
     pair.pulls(HEAD, 0);
     pair.pass(20);
     assert_eq!(pair.loads(), [(HEAD, 0, live(&[(0, 4), (1, 5)]))]);
     for word in [Some(RejectReason::Unhealthy), Some(RejectReason::Drain), None] {
-        pair.event(AgentEvent::Word { slot: 1, word });
+        pair.event(AgentEvent::Word { service: 1, word });
         pair.pass(20);
         let mut services = live(&[(0, 4), (1, 5)]);
         services[1].unwilling = word;
         assert_eq!(pair.loads(), [(HEAD, 0, services)], "{word:?}");
         // The same again is no news.
-        pair.event(AgentEvent::Word { slot: 1, word });
+        pair.event(AgentEvent::Word { service: 1, word });
         pair.pass(20);
         assert_eq!(pair.loads(), []);
     }

@@ -21,8 +21,28 @@ pub struct FlowLimits {
     pub max_connections: u32,
 }
 
+/// Which slot of the maps each of this host's services has, by its number in the list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slots(BTreeMap<u16, u16>);
+
+impl Slots {
+    /// The slot of a service.
+    #[must_use]
+    pub fn of(&self, number: u16) -> Option<u16> {
+        self.0.get(&number).copied()
+    }
+
+    /// The number of the service in a slot; [`NO_SERVICE`] when the list has it no more.
+    #[must_use]
+    pub fn number(&self, slot: u16) -> u16 {
+        // A host has few services, and this is done for flows that begin or end.
+        let found = self.0.iter().find(|&(_, &s)| s == slot);
+        found.map_or(NO_SERVICE, |(&number, _)| number)
+    }
+}
+
 /// Makes the maps as a snapshot wants them, while the programs run on. `word`: why the host wants no new flows of a service,
-/// if it wants none.
+/// if it wants none. Gives the slots.
 ///
 /// # Errors
 /// When a map refuses.
@@ -32,14 +52,14 @@ pub fn configure(
     cluster: &Snapshot,
     limits: FlowLimits,
     word: impl Fn(&str) -> Option<RejectReason>,
-) -> Result<(), MapsError> {
+) -> Result<Slots, MapsError> {
     let c = Configuration::new(me, cluster);
     let slots = slots(maps, cluster, me)?;
     let services: Vec<_> = (c.services.into_iter())
         .map(|(key, mut service)| {
             // The core numbers services by their place in the list.
             let place = service.slot;
-            service.slot = slots.get(&place).copied().unwrap_or(NO_SERVICE);
+            service.slot = slots.of(place).unwrap_or(NO_SERVICE);
             let name = cluster.service_by_id(ServiceId(place)).map(|s| &s.name);
             (key, service.with_word(name.and_then(|name| word(name))))
         })
@@ -65,7 +85,7 @@ pub fn configure(
     // Last: with an id in it the programs begin to work.
     let FlowLimits { capacity: flow_capacity, max_connections } = limits;
     maps.host.set(0, &Host { flow_capacity, max_connections, cpu, ..c.host })?;
-    Ok(())
+    Ok(slots)
 }
 
 /// Only what the host wants has changed.
@@ -94,11 +114,7 @@ pub fn say(
 
 /// The slot of each of this host's services, by its place in the list. A slot stays with the service of that name; one
 /// is given away again when its service is gone with all its flows.
-fn slots(
-    maps: &mut Maps,
-    cluster: &Snapshot,
-    me: MemberId,
-) -> Result<BTreeMap<u16, u16>, MapsError> {
+fn slots(maps: &mut Maps, cluster: &Snapshot, me: MemberId) -> Result<Slots, MapsError> {
     let ours: Vec<(u16, [u8; 64])> = (0..)
         .zip(cluster.services())
         .filter(|(_, s)| s.backend(me).is_some())
@@ -126,7 +142,7 @@ fn slots(
         };
         out.insert(place, slot);
     }
-    Ok(out)
+    Ok(Slots(out))
 }
 
 /// Names have at most 63 bytes.

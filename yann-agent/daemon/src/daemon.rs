@@ -29,7 +29,7 @@ use zerocopy::FromBytes as _;
 use crate::buffer::Buffer;
 use crate::changes::{Change, ChangeError, Changes, Undo};
 use crate::collect::Collector;
-use crate::config::FlowLimits;
+use crate::config::{FlowLimits, Slots};
 use crate::health::Checks;
 use crate::load::HostLoad;
 use crate::maps::{ArrayOf, Maps, MapsError, Ring};
@@ -107,6 +107,7 @@ pub struct Yann {
     cluster: Arc<Snapshot>,
     interfaces: Vec<String>,
     limits: FlowLimits,
+    slots: Slots,
     agent: Agent<AllRules>,
     programs: Programs,
     maps: Maps,
@@ -179,7 +180,7 @@ impl Yann {
         };
         let epoch = maps.host.get(0).map_err(MapsError::from)?.epoch;
         // Nothing is known against anything yet, whatever the daemon before knew.
-        config::configure(&mut maps, setup.me, &setup.cluster, limits, |_| None)?;
+        let slots = config::configure(&mut maps, setup.me, &setup.cluster, limits, |_| None)?;
         // Who decided alone did so in an epoch.
         if epoch != setup.cluster.epoch().0 {
             maps.set_sole_owners(&[0; PARTITIONS])?;
@@ -211,6 +212,7 @@ impl Yann {
             cluster: Arc::clone(&setup.cluster),
             interfaces: yann.interfaces.clone(),
             limits,
+            slots,
             agent,
             programs,
             maps,
@@ -247,7 +249,8 @@ impl Yann {
                 .ok()
                 .and_then(|record| KernelEvent::from_record(&record));
             drop(item);
-            if let Some(event) = event {
+            if let Some(mut event) = event {
+                event.service = self.slots.number(event.service);
                 self.agent.event(now(), AgentEvent::Kernel(event), &mut self.out);
             }
         }
@@ -423,19 +426,20 @@ impl Yann {
     }
 
     fn tell_words(&mut self) {
-        for (slot, service) in (0..).zip(self.cluster.services()) {
+        for (number, service) in (0..).zip(self.cluster.services()) {
             if service.backend(self.me).is_some() {
                 let word = self.checks.refusal(&service.name, self.load.is_over());
-                self.agent.event(now(), AgentEvent::Word { slot, word }, &mut self.out);
+                let event = AgentEvent::Word { service: number, word };
+                self.agent.event(now(), event, &mut self.out);
             }
         }
     }
 
     /// Of a service without events the user half knows nothing: it was just started, or has another list.
     fn tell_live(&mut self) {
-        for (slot, service) in (0..).zip(self.cluster.services()) {
-            if service.backend(self.me).is_some() {
-                let event = AgentEvent::Live { slot, live: self.maps.live_flows(slot) };
+        for number in 0..self.cluster.services().len() as u16 {
+            if let Some(slot) = self.slots.of(number) {
+                let event = AgentEvent::Live { service: number, live: self.maps.live_flows(slot) };
                 self.agent.event(now(), event, &mut self.out);
             }
         }
@@ -567,7 +571,8 @@ impl Daemon for Yann {
     fn apply(&mut self, cluster: &Arc<Snapshot>) -> Result<(), YannError> {
         let Self { checks, load, maps, me, limits, .. } = self;
         let over = load.is_over();
-        config::configure(maps, *me, cluster, *limits, |s| checks.refusal(s, over))?;
+        let word = |service: &str| checks.refusal(service, over);
+        self.slots = config::configure(maps, *me, cluster, *limits, word)?;
         self.checks.aim(cluster, self.me);
         self.desired = Desired::of(cluster, self.me, &self.interfaces);
         self.host_task = HostTask::Apply;

@@ -18,7 +18,7 @@ const SAME_EVERY: Nanos = Nanos::from_millis(100);
 /// What a service has, and who was told of it.
 #[derive(Debug, Default)]
 pub(super) struct Loads {
-    /// Live flows by slot, which is the service's number. At most one for each service.
+    /// Live flows by the service's number in the list. At most one for each service.
     live: BTreeMap<u16, u32>,
     /// Services of which the host wants no new flows, and why.
     words: BTreeMap<u16, RejectReason>,
@@ -35,21 +35,21 @@ pub(super) struct Loads {
 
 impl Loads {
     /// The kernel half says how many live flows a service has.
-    pub(super) fn set(&mut self, slot: u16, live: u32) {
-        self.changed |= self.live.insert(slot, live) != Some(live);
+    pub(super) fn set(&mut self, service: u16, live: u32) {
+        self.changed |= self.live.insert(service, live) != Some(live);
     }
 
     /// The host wants no new flows of a service, or wants them again.
-    pub(super) fn set_word(&mut self, slot: u16, word: Option<RejectReason>) {
+    pub(super) fn set_word(&mut self, service: u16, word: Option<RejectReason>) {
         let former = match word {
-            Some(reason) => self.words.insert(slot, reason),
-            None => self.words.remove(&slot),
+            Some(reason) => self.words.insert(service, reason),
+            None => self.words.remove(&service),
         };
         self.changed |= former != word;
     }
 
-    pub(super) fn of(&self, slot: u16) -> Option<u32> {
-        self.live.get(&slot).copied()
+    pub(super) fn of(&self, service: u16) -> Option<u32> {
+        self.live.get(&service).copied()
     }
 
     /// A tracker's worker pulls: it places flows.

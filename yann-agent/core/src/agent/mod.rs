@@ -20,7 +20,7 @@ use jlb_wire::{
 };
 
 use crate::maps::Standing;
-use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
+use crate::{BackendWord, EventKind, KernelEvent, NO_SERVICE, USER_WORKER, first_sequence};
 pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
 use closes::{Closes, Due, Target};
 pub use loads::LOAD_EVERY;
@@ -76,17 +76,17 @@ pub enum AgentEvent {
     Snapshot(Arc<Snapshot>),
     /// The host's CPU load, 0 ..= 65535 for 0 ..= 1.
     Cpu(u16),
-    /// How many live flows a service has, by its slot: for services of which no event has told yet.
+    /// How many live flows a service has, by its number in the list: for services of which no event has told yet.
     Live {
-        /// Of the service.
-        slot: u16,
+        /// The service.
+        service: u16,
         /// Its flows.
         live: u32,
     },
-    /// The host wants no new flows of a service, by its slot, or wants them again. To be said anew after a new list.
+    /// The host wants no new flows of a service, by its number in the list, or wants them again. To be said anew after a new list.
     Word {
-        /// Of the service.
-        slot: u16,
+        /// The service.
+        service: u16,
         /// Why it refuses: one that [is told](RejectReason::is_told).
         word: Option<RejectReason>,
     },
@@ -255,7 +255,7 @@ impl<R: Rules> Agent<R> {
             }
             return;
         };
-        if e.kind.has_load() {
+        if e.kind.has_load() && e.service != NO_SERVICE {
             self.loads.set(e.service, e.live);
         }
         match e.kind {
@@ -432,8 +432,8 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
                 self.mind_owners(now, io);
             }
             AgentEvent::Cpu(cpu) => self.loads.cpu = cpu,
-            AgentEvent::Live { slot, live } => self.loads.set(slot, live),
-            AgentEvent::Word { slot, word } => self.loads.set_word(slot, word),
+            AgentEvent::Live { service, live } => self.loads.set(service, live),
+            AgentEvent::Word { service, word } => self.loads.set_word(service, word),
             AgentEvent::Flows { tracker, nonce, counter, records } => {
                 let flows = Flows { tracker, nonce, counter, records };
                 self.sessions.collected(now, &flows);
