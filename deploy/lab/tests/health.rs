@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,9 +33,9 @@ struct Site {
 }
 
 /// Backends are asked at random, so that each one that is asked shows.
-fn site(name: &str, agents: String) -> Site {
-    let mut jlb = Jlb { agents, ..Jlb::default() };
-    jlb.services[0].more = "policy = \"random\"".to_owned();
+fn site(name: &str, agents: &str, on_exhausted: &str) -> Site {
+    let mut jlb = Jlb { agents: agents.to_owned(), ..Jlb::default() };
+    jlb.services[0].more = format!("policy = \"random\"\non_exhausted = \"{on_exhausted}\"");
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let name = format!("{name}-{}", std::process::id());
     let lab = Lab::up(&name, &LabConfig { jlb: Some(jlb), ..LabConfig::default() }).unwrap();
@@ -106,7 +107,7 @@ fn ask(stream: &mut TcpStream) -> String {
 fn a_backend_that_is_unwell_gets_nothing_new_and_when_most_are_that_does_not_count() {
     let agents = "[[health]]\nservice = \"web\"\ntype = \"http\"\npath = \"/upload/health\"\nbody = \"fine\"\n\
                   interval = \"100ms\"\nrise = 2\nfall = 2\n";
-    let site = site("health", agents.to_owned());
+    let site = site("health", agents, "reset");
     let backends = site.lab.nodes_of(NodeKind::Backend);
     let web = [("service", "web")];
     // Nobody has the file yet.
@@ -154,9 +155,10 @@ fn application(node: &Node, word: &Arc<Mutex<&'static str>>) {
 #[test]
 fn a_backend_whose_application_drains_gets_nothing_new_until_it_is_ready() {
     let agents = format!(
-        "[[health]]\nservice = \"web\"\nagent_check = \"127.0.0.1:{AGENT_PORT}\"\ninterval = \"100ms\"\n"
+        "[[health]]\nservice = \"web\"\nagent_check = \"127.0.0.1:{AGENT_PORT}\"\ninterval = \"100ms\"\n\
+         [[health]]\nservice = \"web\"\ntype = \"exec\"\ncommand = [\"true\"]\ninterval = \"100ms\"\n"
     );
-    let site = site("drain", agents);
+    let site = site("drain", &agents, "reset");
     let word = Arc::new(Mutex::new("up 75%\n"));
     // Those of the others cannot be reached, which says nothing.
     application(&site.lab.node("backend-3").unwrap(), &word);
@@ -170,4 +172,49 @@ fn a_backend_whose_application_drains_gets_nothing_new_until_it_is_ready() {
     *word.lock().unwrap() = "ready\n";
     site.wait("backend-3", "jlb_service_unwilling", &drain, 0.0);
     assert_eq!(site.answer(50).len(), 4);
+    // The other check of the same service.
+    let metrics = site.lab.node("backend-3").unwrap().metrics().unwrap();
+    let results =
+        |result| metrics.sum("jlb_health_checks_total", &[("service", "web"), ("result", result)]);
+    assert!(results("passed") > Some(1.0) && results("failed").is_none());
+}
+
+/// Threads that do nothing but that, until it is dropped.
+struct Work(Arc<AtomicBool>);
+
+impl Work {
+    /// A quarter of all CPUs, at least.
+    fn begin() -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..cpus.div_ceil(4) {
+            let ends = Arc::clone(&ends);
+            thread::spawn(move || while !ends.load(Ordering::Relaxed) {});
+        }
+        Self(ends)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_busy_host_refuses_and_takes_connections_only_when_it_must() {
+    let site = site("busy", "[admission]\ncpu = 0.1\n", "force");
+    let _work = Work::begin();
+    // All hosts of a lab have the same CPUs.
+    let overloaded = [("service", "web"), ("reason", "overloaded")];
+    for node in site.lab.nodes_of(NodeKind::Backend) {
+        site.wait(&node.name(), "jlb_service_unwilling", &overloaded, 1.0);
+    }
+    assert!(!site.answer(20).is_empty(), "who is asked last is forced");
+    let trackers = site.lab.nodes_of(NodeKind::Tracker);
+    let rejects = trackers.iter().filter_map(|node| {
+        node.metrics().unwrap().sum("jlb_rejects_total", &[("reason", "overloaded")])
+    });
+    // Four of them refuse each of 40 connections.
+    assert!(rejects.sum::<f64>() >= 160.0);
 }
