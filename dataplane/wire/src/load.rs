@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{MAX_BODY_PAYLOAD, RejectReason};
 
-/// Payload of a Load: 24 bytes, then 8 for each service of the host: its number, why it is refused (a byte), a byte 0, its
+/// Payload of a Load: 24 bytes, then 8 for each service of the host: its number, why it is refused and its share (a byte each), its
 /// live flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadReport {
@@ -28,6 +28,8 @@ pub struct ServiceLoad {
     pub live: u32,
     /// Why the host refuses new ones, if it does, as far as that [is told](RejectReason::is_told).
     pub unwilling: Option<RejectReason>,
+    /// Per cent of its weight that the host wants to have in the service, 1 to 100.
+    pub share: u8,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -46,7 +48,8 @@ struct Layout {
 struct RecordLayout {
     service: U16,
     reason: u8,
-    reserved: u8,
+    /// 0 is 100, as those say who know of no share.
+    share: u8,
     live: U32,
 }
 
@@ -65,7 +68,7 @@ impl LoadReport {
         let (l, rest) = Layout::read_from_prefix(payload).ok()?;
         let services = ServiceLoads(rest);
         let fits = rest.len() == usize::from(l.count.get()) * ServiceLoad::LEN;
-        if !fits || services.records().any(|record| record.unwilling().is_err()) {
+        if !fits || services.records().any(|record| !record.is_right()) {
             return None;
         }
         let report = Self {
@@ -93,7 +96,7 @@ impl LoadReport {
             let record: [u8; ServiceLoad::LEN] = zerocopy::transmute!(RecordLayout {
                 service: s.service.into(),
                 reason: s.unwilling.map_or(0, |reason| reason as u8),
-                reserved: 0,
+                share: if s.share >= ServiceLoad::ALL { 0 } else { s.share },
                 live: s.live.into(),
             });
             slot.copy_from_slice(&record);
@@ -105,6 +108,8 @@ impl LoadReport {
 impl ServiceLoad {
     /// Bytes.
     pub const LEN: usize = 8;
+    /// The share of a host that wants all of its weight.
+    pub const ALL: u8 = 100;
 }
 
 /// The services of a received Load.
@@ -119,6 +124,7 @@ impl ServiceLoads<'_> {
             live: record.live.get(),
             // What cannot be read was refused by `parse`.
             unwilling: record.unwilling().unwrap_or(None),
+            share: record.share(),
         })
     }
 
@@ -132,6 +138,14 @@ impl ServiceLoads<'_> {
 struct NotTold;
 
 impl RecordLayout {
+    fn is_right(&self) -> bool {
+        self.unwilling().is_ok() && self.share <= ServiceLoad::ALL
+    }
+
+    fn share(&self) -> u8 {
+        if self.share == 0 { ServiceLoad::ALL } else { self.share }
+    }
+
     fn unwilling(&self) -> Result<Option<RejectReason>, NotTold> {
         match RejectReason::from_wire(self.reason) {
             Some(RejectReason::None) => Ok(None),
@@ -153,6 +167,7 @@ mod tests {
             service,
             live: 1 << (service % 32),
             unwilling: told.get(usize::from(service) % (told.len() + 1)).copied(),
+            share: (service % 100 + 1) as u8,
         };
         let services: Vec<_> = (0..200).map(load).collect();
         for some in [0, 1, 170] {
@@ -170,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_that_is_not_told_is_no_load() {
+    fn a_reason_that_is_not_told_and_a_share_above_all_are_no_load() {
         let report = LoadReport { generation: 7, live: 1, cpu: 0, worker: 0 };
         let mut out = [0; MAX_BODY_PAYLOAD];
-        let service = ServiceLoad { service: 1, live: 1, unwilling: None };
+        let service = ServiceLoad { service: 1, live: 1, unwilling: None, share: 100 };
         let len = report.emit(&[service; 3], &mut out);
         let second = LoadReport::LEN + ServiceLoad::LEN + 2;
         for reason in 0..=u8::MAX {
@@ -181,6 +196,14 @@ mod tests {
             let told = RejectReason::from_wire(reason)
                 .is_some_and(|r| r == RejectReason::None || r.is_told());
             assert_eq!(LoadReport::parse(&out[..len]).is_some(), told, "{reason}");
+        }
+        out[second] = 0;
+        for share in 0..=u8::MAX {
+            out[second + 1] = share;
+            let read = LoadReport::parse(&out[..len])
+                .map(|(_, services)| services.iter().map(|s| s.share).collect::<Vec<_>>());
+            let second = if share == 0 { 100 } else { share };
+            assert_eq!(read, (share <= 100).then(|| vec![100, second, 100]));
         }
     }
 }

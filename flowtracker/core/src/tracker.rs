@@ -255,8 +255,8 @@ impl<R: Rules> Tracker<R> {
         let (report, services) = LoadReport::parse(received.payload()).ok_or(Reason::Malformed)?;
         // With another list a number means another service; both will have the same one soon.
         if report.generation == self.snapshot.generation() {
-            for ServiceLoad { service, live, unwilling } in services.iter() {
-                let news = News::Word(unwilling);
+            for ServiceLoad { service, live, unwilling, share } in services.iter() {
+                let news = News::Told(unwilling, share);
                 self.picker.heard(now, (ServiceId(service), backend), live, news);
             }
         }
@@ -268,7 +268,7 @@ impl<R: Rules> Tracker<R> {
         let news = match control.kind {
             Kind::Close => News::End,
             // It says so unasked, too, and when it is over.
-            Kind::Reject if control.reason.is_told() => News::Word(Some(control.reason)),
+            Kind::Reject if control.reason.is_told() => News::Refuses(control.reason),
             Kind::Reject if control.reason.lasts() => News::Unwilling,
             Kind::Accept | Kind::Reject => News::Load,
             Kind::Open | Kind::Cancel | Kind::Query | Kind::State | Kind::NotMine => return,

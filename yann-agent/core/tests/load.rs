@@ -16,7 +16,7 @@ use jlb_yann_core::AgentEvent;
 type Told = (MemberId, u8, Vec<ServiceLoad>);
 
 fn live(services: &[(u16, u32)]) -> Vec<ServiceLoad> {
-    let load = |&(service, live)| ServiceLoad { service, live, unwilling: None };
+    let load = |&(service, live)| ServiceLoad { service, live, unwilling: None, share: 100 };
     services.iter().map(load).collect()
 }
 
@@ -103,14 +103,15 @@ fn that_the_host_wants_no_flows_is_told_within_20_ms_and_so_is_the_end_of_it() {
     pair.pulls(HEAD, 0);
     pair.pass(20);
     assert_eq!(pair.loads(), [(HEAD, 0, live(&[(0, 4), (1, 5)]))]);
-    for word in [Some(RejectReason::Unhealthy), Some(RejectReason::Drain), None] {
-        pair.event(AgentEvent::Word { service: 1, word });
+    let words = [Some(RejectReason::Unhealthy), Some(RejectReason::Drain), None, None];
+    for (word, share) in words.into_iter().zip([100, 30, 30, 100]) {
+        pair.event(AgentEvent::Word { service: 1, word, share });
         pair.pass(20);
         let mut services = live(&[(0, 4), (1, 5)]);
-        services[1].unwilling = word;
+        (services[1].unwilling, services[1].share) = (word, share);
         assert_eq!(pair.loads(), [(HEAD, 0, services)], "{word:?}");
         // The same again is no news.
-        pair.event(AgentEvent::Word { service: 1, word });
+        pair.event(AgentEvent::Word { service: 1, word, share });
         pair.pass(20);
         assert_eq!(pair.loads(), []);
     }

@@ -429,7 +429,8 @@ impl Yann {
         for (number, service) in (0..).zip(self.cluster.services()) {
             if service.backend(self.me).is_some() {
                 let word = self.checks.refusal(&service.name, self.load.is_over());
-                let event = AgentEvent::Word { service: number, word };
+                let share = self.checks.share(&service.name);
+                let event = AgentEvent::Word { service: number, word, share };
                 self.agent.event(now(), event, &mut self.out);
             }
         }

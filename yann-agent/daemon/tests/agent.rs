@@ -580,7 +580,7 @@ fn a_tracker_pulls_what_is_here_and_an_ingress_hears_what_is_not() {
         (true, Incarnation(700), admitted[0].1)
     );
     // By their number in the list.
-    assert_eq!(site.load(), [ServiceLoad { service: 1, live: 2, unwilling: None }]);
+    assert_eq!(site.load(), [ServiceLoad { service: 1, live: 2, unwilling: None, share: 100 }]);
     let gone = gone.expect("what closed lately");
     assert!(!gone.live && gone.counter > admitted[1].1 && gone.counter <= counter);
 

@@ -61,8 +61,10 @@ pub enum News {
     /// It refused a flow, and will refuse the next one ([`jlb_wire::RejectReason::lasts`]). It would else be asked first for
     /// every flow, since it has none.
     Unwilling,
-    /// It says why it wants no new flows, if it wants none ([`jlb_wire::RejectReason::is_told`]).
-    Word(Option<RejectReason>),
+    /// It refused a flow for a reason that it tells unasked, too ([`jlb_wire::RejectReason::is_told`]).
+    Refuses(RejectReason),
+    /// It says unasked why it wants no new flows, if it wants none, and how much of its weight it wants, in per cent.
+    Told(Option<RejectReason>, u8),
 }
 
 /// Who is to be asked.

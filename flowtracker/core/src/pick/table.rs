@@ -4,7 +4,7 @@ use core::num::NonZeroU32;
 use jlb_map::{Backend, Service};
 use jlb_peers::Random;
 use jlb_role::Nanos;
-use jlb_wire::{Bar, MemberId, RejectReason};
+use jlb_wire::{Bar, MemberId, RejectReason, ServiceLoad};
 
 use super::News;
 use super::offers::Offers;
@@ -18,6 +18,8 @@ const SHUN: Nanos = Nanos::from_millis(200);
 const SHUNNED: f64 = 1e10;
 /// Draws by weight before all are looked at: with half of the backends out of question, one flow in 65,536 needs it.
 const DRAWS: usize = 16;
+/// The share of a backend that wants all of its weight.
+const ALL: u8 = ServiceLoad::ALL;
 
 /// A service's backends, and what is known of them.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ pub(super) struct Table {
 pub(super) struct Known {
     pub(super) member: MemberId,
     weight: u16,
+    /// Per cent of its weight that it wants, 1 to 100.
+    share: u8,
+    /// What that makes.
+    weighs: f64,
     limit: Option<NonZeroU32>,
     /// What it said, and when.
     live: u32,
@@ -75,8 +81,10 @@ impl Table {
         (self.pace, self.panic, self.unwilling) = (former.pace, former.panic, former.unwilling);
         for known in &mut self.backends {
             let Some(at) = former.position(known.member) else { continue };
-            let Known { live, heard, pace, slowness, credit, word, .. } = former.backends[at];
+            let Known { live, heard, pace, slowness, credit, word, share, .. } =
+                former.backends[at];
             *known = Known { live, heard, pace, slowness, credit, word, ..*known };
+            known.set_share(share);
         }
     }
 
@@ -135,8 +143,13 @@ impl Table {
                 known.pace.end();
             }
             News::Unwilling => known.shunned_until = now + SHUN,
-            News::Word(word) => {
+            News::Refuses(reason) => {
+                known.word = Some((reason, now));
+                self.unwilling = true;
+            }
+            News::Told(word, share) => {
                 known.word = word.map(|reason| (reason, now));
+                known.set_share(share);
                 self.unwilling |= word.is_some();
             }
         }
@@ -163,12 +176,15 @@ impl Table {
         for _ in 0..DRAWS {
             let drawn = random.below(total) as u32;
             let at = self.cumulative.partition_point(|&sum| sum <= drawn);
-            if eligible(&self.backends[at]) {
+            let known = &self.backends[at];
+            // Drawn by weight, it is taken as often as its share says.
+            let wants = |random: &mut Random| random.below(u64::from(ALL)) < u64::from(known.share);
+            if eligible(known) && (known.share == ALL || wants(random)) {
                 return Some(at);
             }
         }
         let all = || (0..self.backends.len()).filter(|&at| eligible(&self.backends[at]));
-        let weight = |at: usize| u64::from(self.backends[at].weight);
+        let weight = |at: usize| u64::from(self.backends[at].shared_weight());
         let mut left = random.below(all().map(weight).sum());
         all().find(|&at| {
             let here = left < weight(at);
@@ -185,8 +201,9 @@ impl Table {
             if !eligible(known) {
                 continue;
             }
-            known.credit += i64::from(known.weight);
-            total += i64::from(known.weight);
+            let weight = i64::from(known.shared_weight());
+            known.credit += weight;
+            total += weight;
             let credit = known.credit;
             if best.is_none_or(|best| credit > self.backends[best].credit) {
                 best = Some(at);
@@ -210,7 +227,7 @@ impl Table {
             let score = self.score(now, at, offers, &average);
             // Who cannot be among the first two need not be looked at: mostly that is the longer check.
             if ranking.has_place_for(score) && eligible(&self.backends[at]) {
-                ranking.add(at, score, self.backends[at].weight, random);
+                ranking.add(at, score, self.backends[at].shared_weight(), random);
             }
         }
         self.decide(&ranking)
@@ -252,11 +269,8 @@ impl Table {
     ) -> f64 {
         let known = &self.backends[at];
         let offered = f64::from(offers.of(known.member));
-        let live = if known.is_fresh(now) {
-            f64::from(known.live)
-        } else {
-            **average * f64::from(known.weight)
-        };
+        let live =
+            if known.is_fresh(now) { f64::from(known.live) } else { **average * known.weighs };
         known.score(live + offered) + if now < known.shunned_until { SHUNNED } else { 0.0 }
     }
 
@@ -264,7 +278,7 @@ impl Table {
     fn average(&self, now: Nanos) -> f64 {
         let fresh = self.backends.iter().filter(|b| b.is_fresh(now));
         let (flows, weights) = fresh.fold((0.0, 0.0), |(flows, weights), b| {
-            (flows + f64::from(b.live), weights + f64::from(b.weight))
+            (flows + f64::from(b.live), weights + b.weighs)
         });
         if weights > 0.0 { flows / weights } else { 0.0 }
     }
@@ -275,6 +289,8 @@ impl Known {
         Self {
             member: backend.member,
             weight: backend.weight,
+            share: ALL,
+            weighs: backend.weight.into(),
             limit: backend.max_connections,
             live: 0,
             heard: None,
@@ -284,6 +300,16 @@ impl Known {
             shunned_until: Nanos::ZERO,
             word: None,
         }
+    }
+
+    /// What it weighs by the list and its own word, in hundredths.
+    const fn shared_weight(&self) -> u32 {
+        self.weight as u32 * self.share as u32
+    }
+
+    fn set_share(&mut self, share: u8) {
+        self.share = share;
+        self.weighs = f64::from(self.shared_weight()) / f64::from(ALL);
     }
 
     /// What it said of itself, if that is not too long ago.
@@ -317,12 +343,12 @@ impl Known {
 
     /// A host that needs `slowness` times as long for a flow is as bad as one with so many times as many.
     fn score(&self, live: f64) -> f64 {
-        ((live + 1.0) * self.slowness - 1.0) / f64::from(self.weight)
+        ((live + 1.0) * self.slowness - 1.0) / self.weighs
     }
 
     /// From how many live flows on it is worse than somebody with that score. An idle host is never too busy.
     fn bar(&self, score: f64) -> Bar {
-        let live = (score * f64::from(self.weight) + 1.0) / self.slowness - 1.0;
+        let live = (score * self.weighs + 1.0) / self.slowness - 1.0;
         // What is exact on paper may be a bit less here.
         let most = (live + 1e-6).floor().clamp(0.0, f64::from(u32::MAX - 2));
         Bar(most as u32 + 1)
@@ -344,7 +370,7 @@ impl Ranking {
         self.best.is_none_or(|(_, best)| score <= best) || self.next.is_none_or(|next| score < next)
     }
 
-    fn add(&mut self, at: usize, score: f64, weight: u16, random: &mut Random) {
+    fn add(&mut self, at: usize, score: f64, weight: u32, random: &mut Random) {
         let weight = u64::from(weight);
         match self.best {
             Some((_, best)) if score > best => {

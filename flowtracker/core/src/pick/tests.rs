@@ -118,7 +118,7 @@ impl World {
     /// The backend says with its load whether it wants new flows.
     fn say(&mut self, backend: u16, word: Option<RejectReason>) {
         let live = self.live[&id(backend)];
-        self.picker.heard(self.now, (WEB, id(backend)), live, News::Word(word));
+        self.picker.heard(self.now, (WEB, id(backend)), live, News::Told(word, 100));
     }
 
     /// How often each one is asked for a new flow, of 600.
@@ -454,4 +454,27 @@ fn who_is_drained_or_refuses_by_the_list_does_not_count_among_the_unwell() {
     assert!(!w.picker.panics(WEB), "one of two");
     w.watch(&[2]);
     assert!(w.picker.panics(WEB), "both");
+}
+
+#[test]
+fn who_wants_half_of_its_weight_gets_half_of_it() {
+    for policy in Policy::ALL.into_iter().filter(|&p| p != Policy::ConsistentHash) {
+        let mut w = World::new(weighted(policy));
+        let flows = 100_000;
+        for _ in 0..flows {
+            if w.flows.is_multiple_of(100) {
+                w.now = w.now + Nanos::from_millis(20);
+                for (n, _) in WEIGHTS {
+                    let share = if n == 4 { 50 } else { 100 };
+                    w.picker.heard(w.now, (WEB, id(n)), w.live[&id(n)], News::Told(None, share));
+                }
+            }
+            w.place(|_| true);
+        }
+        for (n, weight) in [(1, 100), (2, 300), (3, 1000), (4, 300)] {
+            let (has, due) = (f64::from(w.live[&id(n)]), f64::from(weight) / 1700.0);
+            let share = has / f64::from(flows);
+            assert!((share / due - 1.0).abs() < 0.04, "{policy:?} {n}: {share} for {due}");
+        }
+    }
 }

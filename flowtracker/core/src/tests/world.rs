@@ -592,7 +592,8 @@ impl World {
         let puppet = self.puppets.get_mut(&from).unwrap();
         let report = LoadReport { generation, live, cpu: 0, worker };
         let mut payload = [0; MAX_BODY_PAYLOAD];
-        let load = ServiceLoad { service: 0, live, unwilling: self.words.get(&from).copied() };
+        let unwilling = self.words.get(&from).copied();
+        let load = ServiceLoad { service: 0, live, unwilling, share: 100 };
         let len = report.emit(&[load], &mut payload);
         puppet.peers.send_body(me, (BodyKind::Load, 0, 0), &payload[..len], &mut puppet.io);
         self.bring(from);

@@ -22,6 +22,8 @@ pub(super) struct Loads {
     live: BTreeMap<u16, u32>,
     /// Services of which the host wants no new flows, and why.
     words: BTreeMap<u16, RejectReason>,
+    /// Services of which it wants less than all of its weight.
+    shares: BTreeMap<u16, u8>,
     /// Of the host, 0 ..= 65535 for 0 ..= 1.
     pub(super) cpu: u16,
     /// Workers of trackers, which have pulled. As many as there are sessions at most.
@@ -48,6 +50,16 @@ impl Loads {
         self.changed |= former != word;
     }
 
+    /// How much of its weight the host wants to have, in per cent.
+    pub(super) fn set_share(&mut self, service: u16, share: u8) {
+        let former = if share < ServiceLoad::ALL {
+            self.shares.insert(service, share)
+        } else {
+            self.shares.remove(&service)
+        };
+        self.changed |= former.unwrap_or(ServiceLoad::ALL) != share;
+    }
+
     pub(super) fn of(&self, service: u16) -> Option<u32> {
         self.live.get(&service).copied()
     }
@@ -65,6 +77,7 @@ impl Loads {
     pub(super) fn renumber(&mut self, snapshot: &Snapshot) {
         self.live.clear();
         self.words.clear();
+        self.shares.clear();
         self.listeners.retain(|(tracker, _)| snapshot.member(*tracker).is_some());
     }
 
@@ -89,7 +102,8 @@ impl Loads {
         (self.changed, self.told) = (false, now);
         let load = |(&service, &live)| {
             let unwilling = self.words.get(&service).copied();
-            ServiceLoad { service, live, unwilling }
+            let share = self.shares.get(&service).copied().unwrap_or(ServiceLoad::ALL);
+            ServiceLoad { service, live, unwilling, share }
         };
         let services: Vec<_> = self.live.iter().map(load).collect();
         let generation = peers.snapshot().generation();

@@ -16,7 +16,7 @@ use jlb_role::{
 };
 use jlb_wire::{
     BodyKind, BootId, FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId,
-    Refresh, RefreshRecord, RejectReason, flow_headers,
+    Refresh, RefreshRecord, RejectReason, ServiceLoad, flow_headers,
 };
 
 use crate::maps::Standing;
@@ -89,6 +89,8 @@ pub enum AgentEvent {
         service: u16,
         /// Why it refuses: one that [is told](RejectReason::is_told).
         word: Option<RejectReason>,
+        /// Per cent of its weight that it wants to have, 1 to 100.
+        share: u8,
     },
     /// What a [`jlb_role::Report::Collect`] ordered. One collection may answer many of these reports, if it was begun after
     /// the last of them: the kernel half held the boots that they name for current, as long as it takes until no program
@@ -433,7 +435,10 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
             }
             AgentEvent::Cpu(cpu) => self.loads.cpu = cpu,
             AgentEvent::Live { service, live } => self.loads.set(service, live),
-            AgentEvent::Word { service, word } => self.loads.set_word(service, word),
+            AgentEvent::Word { service, word, share } => {
+                self.loads.set_word(service, word);
+                self.loads.set_share(service, share.clamp(1, ServiceLoad::ALL));
+            }
             AgentEvent::Flows { tracker, nonce, counter, records } => {
                 let flows = Flows { tracker, nonce, counter, records };
                 self.sessions.collected(now, &flows);

@@ -1,4 +1,4 @@
-use jlb_wire::RejectReason;
+use jlb_wire::{RejectReason, ServiceLoad};
 
 /// Bytes of what an application says that are looked at.
 pub const MAX_WORDS: usize = 1024;
@@ -12,13 +12,21 @@ pub const MAX_WORDS: usize = 1024;
 /// | `up` | not refused for that any more |
 /// | `drain`, `maint`, `0%` | refused, `drain` |
 /// | `ready`, `N%` above 0 after `0%` | not refused for that any more |
+/// | `N%` | so much of this host's weight; more than 100 counts as 100 |
 ///
-/// What follows `#` is a comment. `maxconn:N` and other percentages are understood and not used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What follows `#` is a comment. `maxconn:N` is understood and not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Application {
     down: bool,
     drains: bool,
-    zero: bool,
+    percent: u8,
+}
+
+impl Default for Application {
+    /// Nothing was said.
+    fn default() -> Self {
+        Self { down: false, drains: false, percent: ServiceLoad::ALL }
+    }
 }
 
 impl Application {
@@ -40,7 +48,7 @@ impl Application {
             b"drain" | b"maint" => self.drains = true,
             b"ready" => self.drains = false,
             _ => match word.strip_suffix(b"%").and_then(number) {
-                Some(percent) => self.zero = percent == 0,
+                Some(percent) => self.percent = percent.min(ServiceLoad::ALL.into()) as u8,
                 None => return word.strip_prefix(b"maxconn:").and_then(number).is_some(),
             },
         }
@@ -52,11 +60,17 @@ impl Application {
     pub const fn refusal(&self) -> Option<RejectReason> {
         if self.down {
             Some(RejectReason::Down)
-        } else if self.drains || self.zero {
+        } else if self.drains || self.percent == 0 {
             Some(RejectReason::Drain)
         } else {
             None
         }
+    }
+
+    /// Per cent of this host's weight that it wants to have, 1 to 100.
+    #[must_use]
+    pub const fn share(&self) -> u8 {
+        if self.percent == 0 { 1 } else { self.percent }
     }
 }
 
@@ -104,6 +118,18 @@ mod tests {
             let shown = String::from_utf8_lossy(line);
             assert_eq!(application.take(line), known, "{shown}");
             assert_eq!(application.refusal(), refusal, "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_percentage_is_a_share_of_the_weight() {
+        let mut application = Application::default();
+        assert_eq!(application.share(), 100);
+        let lines: [(&[u8], u8); 5] =
+            [(b"75%", 75), (b"up", 75), (b"250% ready", 100), (b"0%", 1), (b"drain 3%", 3)];
+        for (line, share) in lines {
+            assert!(application.take(line));
+            assert_eq!(application.share(), share);
         }
     }
 

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use jlb_config::HealthCheck;
 use jlb_map::Snapshot;
 use jlb_role::{Metric, MetricKind, MetricSink};
-use jlb_wire::{MemberId, RejectReason};
+use jlb_wire::{MemberId, RejectReason, ServiceLoad};
 use jlb_yann_core::willing::{Application, Health, refusal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -120,6 +120,12 @@ impl Checks {
         refusal(healthy, application, overloaded)
     }
 
+    /// Per cent of its weight that this host wants to have in a service, 1 to 100.
+    pub(crate) fn share(&self, service: &str) -> u8 {
+        let ours = self.watched.iter().filter(|w| w.check.service == service);
+        ours.map(|w| w.application.share()).min().unwrap_or(ServiceLoad::ALL)
+    }
+
     /// Gives `jlb_health_…` and `jlb_agent_checks_total`.
     pub(crate) fn collect(&self, out: &mut dyn MetricSink) {
         let mut up = BTreeMap::new();
@@ -174,17 +180,17 @@ impl Watched {
                 changed
             }
             Tried::Agent(Ok(said)) => {
-                let was = self.application.refusal();
+                let was = self.application;
                 let known = self.application.take(&said);
                 let label = if known { "understood" } else { "not_understood" };
                 *self.agent_counts.entry(label).or_default() += 1;
-                let is = self.application.refusal();
-                if was != is {
+                let (refusal, share) = (self.application.refusal(), self.application.share());
+                if was.refusal() != refusal {
                     let said = String::from_utf8_lossy(&said).trim_end().escape_debug().to_string();
-                    let wants = is.map_or("new flows", RejectReason::label);
+                    let wants = refusal.map_or("new flows", RejectReason::label);
                     info!("`{service}`: the application says \"{said}\": {wants}");
                 }
-                was != is
+                (was.refusal(), was.share()) != (refusal, share)
             }
             // Whether the application can be reached is the health check's matter: its last word stands.
             Tried::Agent(Err(e)) => {

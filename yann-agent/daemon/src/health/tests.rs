@@ -189,6 +189,11 @@ fn what_checks_find_decides_about_their_own_service() {
         assert_eq!(checks.refusal("mail", true), Some(RejectReason::Overloaded));
         assert_eq!(checks.refusal("ftp", false), None);
         assert!(checks.watched[2].take(Tried::Agent(Ok(b"drain\n".to_vec()))));
+        assert!(checks.watched[2].take(Tried::Agent(Ok(b"40%\n".to_vec()))), "another share");
+        assert_eq!(
+            (checks.share("mail"), checks.share("web"), checks.share("ftp")),
+            (40, 100, 100)
+        );
         assert!(!checks.watched[2].take(Tried::Agent(Err(Failure::Body))), "its last word stands");
         assert_eq!(checks.refusal("mail", true), Some(RejectReason::Drain));
         assert!(checks.watched[0].take(Tried::Probe(Ok(()))));
@@ -199,7 +204,7 @@ fn what_checks_find_decides_about_their_own_service() {
         assert_eq!((results("passed"), results("failed")), (2.0, 2.0));
         assert_eq!(metric(&checks, "jlb_health_up", &[("service", "web")]), 1.0);
         let words = [("service", "mail"), ("result", "understood")];
-        assert_eq!(metric(&checks, "jlb_agent_checks_total", &words), 1.0);
+        assert_eq!(metric(&checks, "jlb_agent_checks_total", &words), 2.0);
     });
 }
 
