@@ -118,6 +118,14 @@ INLINE const struct service *service_of(const struct tuple *flow)
 	return bpf_map_lookup_elem(&services, &key);
 }
 
+/* Whether an Open with these flags is not to be refused for that reason, which the host gave by itself. */
+INLINE bool overrides(be16 flags, __u8 reason)
+{
+	if (reason == REJECT_OVERLOADED)
+		return flags & bpf_htons(FORCE);
+	return (reason == REJECT_UNHEALTHY || reason == REJECT_DOWN) && flags & bpf_htons(PANIC);
+}
+
 /* What the host says when it is asked for the first time, in the protocol's order of reasons. */
 FUNCTION __u8 ask_host(context *ctx, const struct host *h, const struct service *s, struct work *w, __u64 now)
 {
@@ -128,8 +136,10 @@ FUNCTION __u8 ask_host(context *ctx, const struct host *h, const struct service 
 
 	if (heartbeat_age(now) > HEARTBEAT_LIMIT)
 		return REJECT_AGENT_DOWN;
-	if (s->admission != ADMISSION_ACCEPT)
+	if (s->admission == ADMISSION_REFUSE)
 		return REJECT_REFUSE;
+	if (s->admission != ADMISSION_ACCEPT && !overrides(w->control.flags, s->admission))
+		return s->admission;
 	if (h->flags & HOST_DRAIN)
 		return REJECT_DRAIN;
 	if (w->inner.protocol == PROTO_TCP ? !find_listener(ctx, flow, &l) : !find_udp(ctx, flow))

@@ -113,6 +113,7 @@ struct service_key {
 };
 _Static_assert(sizeof(struct service_key) == 20, "as in core/src/maps.rs");
 
+/* Any other is the enum reject_reason for which this host says itself that it refuses. */
 enum { ADMISSION_ACCEPT = 1, ADMISSION_REFUSE = 2 };
 enum { RETURN_EGRESS = 1, RETURN_DIRECT = 2 };
 
@@ -246,7 +247,7 @@ _Static_assert(sizeof(struct event) == 88, "as in core/src/maps.rs");
 /* ---- wire ---- */
 
 enum kind { OPEN = 1, ACCEPT, REJECT, CANCEL, QUERY, STATE, NOT_MINE, CLOSE };
-enum { FORCE = 1, INCUMBENT = 2, FINAL = 4, CUT = 8, KNOWN_FLAGS = 0xff };
+enum { FORCE = 1, INCUMBENT = 2, FINAL = 4, CUT = 8, PANIC = 0x100, KNOWN_FLAGS = 0x1ff };
 enum reject_reason {
 	REJECT_NONE,
 	REJECT_NO_LISTENER,
@@ -260,6 +261,9 @@ enum reject_reason {
 	REJECT_EXHAUSTED,
 	REJECT_NOT_SERVED,
 	REJECT_BUSY,
+	REJECT_UNHEALTHY,
+	REJECT_OVERLOADED,
+	REJECT_DOWN,
 	REJECT_REASONS,
 };
 

@@ -240,8 +240,8 @@ fn fill(
     control.cookie = if s.below(4) == 0 { s.word() } else { cookie };
     control.reject_ttl = s.below(5);
     control.hop_budget = s.below(8);
-    control.flags = if s.flip() { Flags::default() } else { Flags(1 << s.below(8)) };
-    control.reason = RejectReason::from_wire(s.below(11)).unwrap_or(RejectReason::None);
+    control.flags = if s.flip() { Flags::default() } else { Flags(1 << s.below(9)) };
+    control.reason = RejectReason::from_wire(s.below(15)).unwrap_or(RejectReason::None);
     let boot = |id: MemberId| BootId(u64::from(id.as_u16())).0;
     control.word_a = match s.below(4) {
         0 => u64::from(s.byte()),

@@ -10,13 +10,13 @@ use jlb_wire::MemberId;
 
 use crate::etcd;
 use crate::reader::{File, Item, Table};
-use crate::{Etcd, EtcdSecrets, KeyFile, Mistakes};
+use crate::{Etcd, EtcdSecrets, HealthCheck, HostLimits, KeyFile, Mistakes, health};
 
 /// `jlb.toml`: what this host does, and with which resources.
 ///
 /// Each role has a section of its own, and a daemon wants the section of its role to be there. A file may have
 /// several.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Host {
     /// `[node]`
     pub node: Node,
@@ -30,6 +30,10 @@ pub struct Host {
     pub flowtracker: Option<FlowTracker>,
     /// `[yann]`
     pub yann: Option<Yann>,
+    /// `[[health]]`, for the agent.
+    pub health: Vec<HealthCheck>,
+    /// `[admission]`, for the agent.
+    pub admission: HostLimits,
     /// Name and text of the file, for what can only be checked against the cluster.
     source: (String, String),
 }
@@ -215,6 +219,8 @@ impl Host {
         let ingress = root.section("ingress").map(ingress);
         let flowtracker = root.section("flowtracker").map(flowtracker);
         let yann = root.section("yann").map(yann);
+        let health = health::health(&mut root);
+        let admission = root.section("admission").map(health::admission);
         for (there, section) in
             [(ingress.is_some(), "ingress"), (flowtracker.is_some(), "flowtracker")]
         {
@@ -222,6 +228,14 @@ impl Host {
                 let span = root.optional(section).map_or(0..0, |i| i.span);
                 let what = format!("[{section}] needs a port, and there is no section [dpdk]");
                 file.mistake(span, "dpdk", what, "add [dpdk] with port = \"…\"");
+            }
+        }
+        for section in ["admission", "health"] {
+            if let Some(item) = root.optional(section).filter(|_| yann.is_none()) {
+                item.mistake(
+                    "this is for the agent, and there is no section [yann]",
+                    "delete it, or add [yann] with interfaces = [\"…\"]",
+                );
             }
         }
         root.finish();
@@ -233,6 +247,8 @@ impl Host {
                 ingress: ingress.flatten(),
                 flowtracker: flowtracker.flatten(),
                 yann: yann.flatten(),
+                health: health?,
+                admission: admission.flatten().unwrap_or_default(),
                 source: (name.to_owned(), text.to_owned()),
             })
         })();
@@ -323,6 +339,9 @@ impl Host {
                 what,
                 "raise dpdk.mtu, or lower underlay.mtu in cluster.toml",
             );
+        }
+        if let Some(member) = member {
+            health::find_services(&mut root, cluster, role, member.id);
         }
         match member {
             Some(m) if file.is_clean() => Ok(m.id),

@@ -15,6 +15,7 @@
 mod cluster;
 mod contradiction;
 mod etcd;
+mod health;
 mod host;
 mod keys;
 mod kind;
@@ -24,6 +25,7 @@ mod value;
 
 pub use cluster::{ClusterFile, ClusterList, parse_cluster, read_cluster};
 pub use etcd::{Etcd, EtcdSecrets};
+pub use health::{HealthCheck, HealthProbe, HostLimits, HttpProbe};
 pub use host::{
     Admin, Announce, Dpdk, FlowTracker, Host, Idle, Ingress, LogFormat, LogLevel, Node, Yann,
 };

@@ -118,6 +118,25 @@ impl<'a> Item<'a> {
         fits
     }
 
+    /// A number within bounds, whole or not.
+    pub(crate) fn fraction(&self, bounds: &RangeInclusive<f64>, unit: &str) -> Option<f64> {
+        let (min, max) = (bounds.start(), bounds.end());
+        let mend = format!("write {unit} from {min} to {max}, without quotes");
+        let text = match (self.value.as_float(), self.value.as_integer()) {
+            (Some(n), _) => n.as_str(),
+            (None, Some(n)) => n.as_str(),
+            (None, None) => {
+                self.wrong_type("a number", &mend);
+                return None;
+            }
+        };
+        let value = text.replace('_', "").parse().ok().filter(|v| bounds.contains(v));
+        if value.is_none() {
+            self.mistake(format!("{text} is not between {min} and {max}"), mend);
+        }
+        value
+    }
+
     /// One of a few words.
     pub(crate) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let list = words.iter().map(|(w, _)| format!("\"{w}\"")).collect::<Vec<_>>().join(", ");

@@ -35,6 +35,18 @@ fn with_etcd(text: &str) -> String {
     format!("{before}\n[etcd]\n{}\n\n{after}", keys.join("\n"))
 }
 
+/// With the sections of a backend's health in force, which its example shows commented.
+fn with_health(text: &str) -> String {
+    let line = |l: &str| match l.strip_prefix("# ") {
+        Some(shown) if shown.starts_with('[') || shown.split(' ').nth(1) == Some("=") => {
+            format!("{shown}\n")
+        }
+        Some(_) | None => format!("{l}\n"),
+    };
+    let (before, after) = text.split_at(text.find("# [admission]").unwrap());
+    format!("{before}{}", after.lines().map(line).collect::<String>())
+}
+
 fn host(text: &str) -> Host {
     Host::parse("example", text).unwrap_or_else(|m| panic!("{m}"))
 }
@@ -69,6 +81,21 @@ fn each_daemon_takes_its_example_with_etcd() {
         );
         assert!(etcd.endpoints.len() == 3 && etcd.identity.is_some() && etcd.user.is_some());
     }
+}
+
+#[test]
+fn the_shown_checks_and_limits_are_right() {
+    let (text, role) = HOSTS[2];
+    let shown = host(&with_health(text));
+    shown.find_in(&cluster(CLUSTER), role).unwrap_or_else(|m| panic!("{m}"));
+    assert_eq!((shown.health.len(), shown.admission.cpu), (3, Some(0.95)));
+    assert!(shown.admission.memory.is_some() && shown.admission.pressure.is_some());
+    let [http, exec, agent] = &shown.health[..] else { unreachable!() };
+    // What is shown and has a default shows that.
+    assert_eq!((http.interval, http.timeout), (exec.interval, exec.timeout));
+    assert_eq!((http.rise, http.fall), (exec.rise, exec.fall));
+    assert!(agent.agent_check.is_some() && agent.probe.is_none() && http.target.is_some());
+    assert_eq!((host(text).health, host(text).admission.cpu), (Vec::new(), None));
 }
 
 #[test]

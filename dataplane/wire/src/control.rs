@@ -120,8 +120,17 @@ wire_enum! {
         NotServed = 10 => "not_served",
         /// Others are less busy, or the host has more than it wants: no candidate that is asked last says this.
         Busy = 11 => "busy",
+        /// The host's own health check of the service fails.
+        Unhealthy = 12 => "unhealthy",
+        /// CPU, memory or pressure of the host is over its threshold.
+        Overloaded = 13 => "overloaded",
+        /// The application says that it is down.
+        Down = 14 => "down",
     }
 }
+
+// The agent counts decisions by slot × 16 + reason.
+const _: () = assert!(RejectReason::ALL.len() <= 16);
 
 impl RejectReason {
     /// Whether the next flow will most likely be refused for the same reason, however few flows the host has: one with a low
@@ -136,9 +145,24 @@ impl RejectReason {
             | Self::Drain
             | Self::NotServed
             | Self::QueueFull
-            | Self::MaxConnections => true,
+            | Self::MaxConnections
+            | Self::Unhealthy
+            | Self::Overloaded
+            | Self::Down => true,
             Self::None | Self::Cancelled | Self::Exhausted | Self::Busy => false,
         }
+    }
+
+    /// Whether a host that refuses for this reason says so unasked, in its Loads, and also when it is over.
+    #[must_use]
+    pub const fn is_told(self) -> bool {
+        self.is_of_health() || matches!(self, Self::Drain | Self::Overloaded)
+    }
+
+    /// Whether it says that the service does not work on that host.
+    #[must_use]
+    pub const fn is_of_health(self) -> bool {
+        matches!(self, Self::Unhealthy | Self::Down)
     }
 }
 
@@ -179,8 +203,10 @@ impl Flags {
     pub const UNKNOWN: Self = Self(1 << 6);
     /// State: there is a pending entry: ask again.
     pub const PENDING: Self = Self(1 << 7);
+    /// Open: most backends of the service are unwell. So that this one is (`unhealthy`, `down`) is no reason to refuse.
+    pub const PANIC: Self = Self(1 << 8);
     /// All flags that version 1 knows.
-    pub const KNOWN: Self = Self(0xff);
+    pub const KNOWN: Self = Self(0x1ff);
 
     /// Whether all of `other` are set.
     #[must_use]

@@ -3,9 +3,10 @@
 use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::MAX_BODY_PAYLOAD;
+use crate::{MAX_BODY_PAYLOAD, RejectReason};
 
-/// Payload of a Load: 24 bytes, then 8 for each service of the host.
+/// Payload of a Load: 24 bytes, then 8 for each service of the host: its number, why it is refused and its share (a byte each), its
+/// live flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadReport {
     /// Generation of the sender's member list, which numbers the services.
@@ -18,13 +19,17 @@ pub struct LoadReport {
     pub worker: u8,
 }
 
-/// Live flows of one service.
+/// What a host says of one service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceLoad {
     /// Its number in the list of that generation.
     pub service: u16,
     /// Its live flows on the host.
     pub live: u32,
+    /// Why the host refuses new ones, if it does, as far as that [is told](RejectReason::is_told).
+    pub unwilling: Option<RejectReason>,
+    /// Per cent of its weight that the host wants to have in the service, 1 to 100.
+    pub share: u8,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -42,7 +47,9 @@ struct Layout {
 #[repr(C)]
 struct RecordLayout {
     service: U16,
-    reserved: U16,
+    reason: u8,
+    /// 0 is 100, as those say who know of no share.
+    share: u8,
     live: U32,
 }
 
@@ -59,7 +66,9 @@ impl LoadReport {
     #[must_use]
     pub fn parse(payload: &[u8]) -> Option<(Self, ServiceLoads<'_>)> {
         let (l, rest) = Layout::read_from_prefix(payload).ok()?;
-        if rest.len() != usize::from(l.count.get()) * ServiceLoad::LEN {
+        let services = ServiceLoads(rest);
+        let fits = rest.len() == usize::from(l.count.get()) * ServiceLoad::LEN;
+        if !fits || services.records().any(|record| !record.is_right()) {
             return None;
         }
         let report = Self {
@@ -68,7 +77,7 @@ impl LoadReport {
             cpu: l.cpu.get(),
             worker: l.worker,
         };
-        Some((report, ServiceLoads(rest)))
+        Some((report, services))
     }
 
     /// Writes a payload of at most [`Self::MAX_SERVICES`] services (more are left out) into `out`, and gives its length.
@@ -86,7 +95,8 @@ impl LoadReport {
         for (slot, s) in out[Self::LEN..].chunks_exact_mut(ServiceLoad::LEN).zip(services) {
             let record: [u8; ServiceLoad::LEN] = zerocopy::transmute!(RecordLayout {
                 service: s.service.into(),
-                reserved: 0.into(),
+                reason: s.unwilling.map_or(0, |reason| reason as u8),
+                share: if s.share >= ServiceLoad::ALL { 0 } else { s.share },
                 live: s.live.into(),
             });
             slot.copy_from_slice(&record);
@@ -98,6 +108,8 @@ impl LoadReport {
 impl ServiceLoad {
     /// Bytes.
     pub const LEN: usize = 8;
+    /// The share of a host that wants all of its weight.
+    pub const ALL: u8 = 100;
 }
 
 /// The services of a received Load.
@@ -107,10 +119,39 @@ pub struct ServiceLoads<'a>(&'a [u8]);
 impl ServiceLoads<'_> {
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = ServiceLoad> + '_ {
-        self.0.chunks_exact(ServiceLoad::LEN).filter_map(|bytes| {
-            let (l, _) = RecordLayout::read_from_prefix(bytes).ok()?;
-            Some(ServiceLoad { service: l.service.get(), live: l.live.get() })
+        self.records().map(|record| ServiceLoad {
+            service: record.service.get(),
+            live: record.live.get(),
+            // What cannot be read was refused by `parse`.
+            unwilling: record.unwilling().unwrap_or(None),
+            share: record.share(),
         })
+    }
+
+    fn records(&self) -> impl Iterator<Item = RecordLayout> + '_ {
+        let records = self.0.chunks_exact(ServiceLoad::LEN);
+        records.filter_map(|bytes| RecordLayout::read_from_bytes(bytes).ok())
+    }
+}
+
+/// A reason that no host says in a Load.
+struct NotTold;
+
+impl RecordLayout {
+    fn is_right(&self) -> bool {
+        self.unwilling().is_ok() && self.share <= ServiceLoad::ALL
+    }
+
+    fn share(&self) -> u8 {
+        if self.share == 0 { ServiceLoad::ALL } else { self.share }
+    }
+
+    fn unwilling(&self) -> Result<Option<RejectReason>, NotTold> {
+        match RejectReason::from_wire(self.reason) {
+            Some(RejectReason::None) => Ok(None),
+            Some(reason) if reason.is_told() => Ok(Some(reason)),
+            Some(_) | None => Err(NotTold),
+        }
     }
 }
 
@@ -121,8 +162,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_a_wrong_count_is_not() {
         let report = LoadReport { generation: 7, live: 90_000, cpu: 0x8000, worker: 3 };
-        let services: Vec<_> =
-            (0..200).map(|service| ServiceLoad { service, live: 1 << (service % 32) }).collect();
+        let told: Vec<_> = RejectReason::ALL.iter().copied().filter(|r| r.is_told()).collect();
+        let load = |service: u16| ServiceLoad {
+            service,
+            live: 1 << (service % 32),
+            unwilling: told.get(usize::from(service) % (told.len() + 1)).copied(),
+            share: (service % 100 + 1) as u8,
+        };
+        let services: Vec<_> = (0..200).map(load).collect();
         for some in [0, 1, 170] {
             let mut out = [0; MAX_BODY_PAYLOAD];
             let len = report.emit(&services[..some], &mut out);
@@ -135,5 +182,28 @@ mod tests {
         let len = report.emit(&services, &mut out);
         let (_, loads) = LoadReport::parse(&out[..len]).unwrap();
         assert_eq!(loads.iter().count(), LoadReport::MAX_SERVICES);
+    }
+
+    #[test]
+    fn a_reason_that_is_not_told_and_a_share_above_all_are_no_load() {
+        let report = LoadReport { generation: 7, live: 1, cpu: 0, worker: 0 };
+        let mut out = [0; MAX_BODY_PAYLOAD];
+        let service = ServiceLoad { service: 1, live: 1, unwilling: None, share: 100 };
+        let len = report.emit(&[service; 3], &mut out);
+        let second = LoadReport::LEN + ServiceLoad::LEN + 2;
+        for reason in 0..=u8::MAX {
+            out[second] = reason;
+            let told = RejectReason::from_wire(reason)
+                .is_some_and(|r| r == RejectReason::None || r.is_told());
+            assert_eq!(LoadReport::parse(&out[..len]).is_some(), told, "{reason}");
+        }
+        out[second] = 0;
+        for share in 0..=u8::MAX {
+            out[second + 1] = share;
+            let read = LoadReport::parse(&out[..len])
+                .map(|(_, services)| services.iter().map(|s| s.share).collect::<Vec<_>>());
+            let second = if share == 0 { 100 } else { share };
+            assert_eq!(read, (share <= 100).then(|| vec![100, second, 100]));
+        }
     }
 }

@@ -39,6 +39,8 @@ pub struct Jlb {
     pub services: Vec<Service>,
     /// TOML that is appended to `cluster.toml`, for tests of what is not covered here.
     pub more: String,
+    /// TOML that is appended to the `jlb.toml` of each backend: `[[health]]`, `[admission]`.
+    pub agents: String,
 }
 
 /// One `[[service]]`, on [`VIP`] in both families.
@@ -74,6 +76,7 @@ impl Default for Jlb {
                 Service::new("echo", "udp", ECHO_PORT),
             ],
             more: String::new(),
+            agents: String::new(),
         }
     }
 }
@@ -195,7 +198,8 @@ pub(crate) fn jlb_toml(node: NodeId, jlb: &Jlb, bpf: &Path, etcd: &str) -> Optio
     let section = match node.kind {
         NodeKind::Backend => {
             let pins = bpf.join(node.to_string());
-            format!("\n[yann]\ninterfaces = [\"eth0\"]\nbpf_pins = \"{}\"\n", pins.display())
+            let yann = format!("interfaces = [\"eth0\"]\nbpf_pins = \"{}\"\n", pins.display());
+            format!("\n[yann]\n{yann}{}", jlb.agents)
         }
         NodeKind::Ingress | NodeKind::Tracker => {
             // Small, since a lab has many hosts and little traffic; no hugepages, since a machine may have none.

@@ -242,6 +242,8 @@ impl<R: Rules> Tracker<R> {
         if let Some(stored) = self.store.reoffer(cookie, backend) {
             *stored = Pending {
                 bar: untried.map_or(Bar::LAST, |picked| picked.bar),
+                // Who is forced was asked just now.
+                panic: untried.map_or(stored.panic, |picked| picked.panic),
                 force: matches!(next, Candidate::Force(_)),
                 refused: false,
                 head: me,

@@ -4,6 +4,7 @@ use jlb_map::{ServiceId, Snapshot};
 use jlb_role::{Histogram, Metric, MetricKind, MetricSink};
 use jlb_wire::{MemberId, RejectReason};
 
+use crate::pick::Picker;
 use crate::store::{Counts, Store};
 
 static FLOWS: Metric = Metric {
@@ -32,6 +33,11 @@ static REJECTS: Metric = Metric {
     kind: MetricKind::Counter,
 };
 
+static PANIC: Metric = Metric {
+    name: "jlb_service_panic",
+    help: "1: more than half of a service's backends are unwell or do not answer, and health is ignored.",
+    kind: MetricKind::Gauge,
+};
 static COLD_PARTITIONS: Metric = Metric {
     name: "jlb_cold_partitions",
     help: "Partitions of ours of which we do not yet know all flows: others head and vote there.",
@@ -88,6 +94,14 @@ impl Rejects {
             ];
             out.value(&REJECTS, &labels, n as f64);
         }
+    }
+}
+
+/// As one worker sees it: all of them hear the same.
+pub(crate) fn collect_panic(picker: &Picker, snapshot: &Snapshot, out: &mut dyn MetricSink) {
+    for (id, service) in (0..).map(ServiceId).zip(snapshot.services()) {
+        let labels = [("service", &*service.name)];
+        out.value(&PANIC, &labels, u8::from(picker.panics(id)).into());
     }
 }
 

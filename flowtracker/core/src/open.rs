@@ -3,7 +3,7 @@
 use jlb_flow::{Cookie, FlowId};
 use jlb_map::{MAX_REJECT_TTL, MemberRole, ServiceId, Trio};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
-use jlb_wire::{Bar, Incarnation, MemberId, Protocol};
+use jlb_wire::{Bar, Flags, Incarnation, MemberId, Protocol};
 
 use crate::entry::{Candidate, Entry, Pending, Refusal};
 use crate::pick::{Ask, Picked};
@@ -199,14 +199,14 @@ impl<R: Rules> Tracker<R> {
         let serves = |h| self.snapshot.service_by_id(service_id)?.backend(h).map(|b| b.member);
         let heir = heir.and_then(serves).filter(|&h| self.choice().may_have(h));
         let picked = match heir {
-            Some(backend) => Ok(Some(Picked { backend, bar: Bar::UNKNOWN })),
+            Some(backend) => Ok(Some(Picked { backend, bar: Bar::UNKNOWN, panic: false })),
             None => {
                 let flow = (&message.flow, message.control.incarnation);
                 let reject_ttl = message.control.reject_ttl.min(MAX_REJECT_TTL);
                 self.pick(now, &Ask::new(service_id, flow, &tried, reject_ttl))
             }
         };
-        let Picked { backend, bar } = match picked {
+        let Picked { backend, bar, panic } = match picked {
             Ok(Some(picked)) => picked,
             Ok(None) => {
                 let offer = self.offer_of(&message, Candidate::Refused, tried);
@@ -214,7 +214,8 @@ impl<R: Rules> Tracker<R> {
             }
             Err(why) => return io.drop(message.buf, why),
         };
-        let offer = Offer { bar, ..self.offer_of(&message, Candidate::Backend(backend), tried) };
+        let offer = self.offer_of(&message, Candidate::Backend(backend), tried);
+        let offer = Offer { bar, panic, ..offer };
         match self.store.put_pending(now, vote(&message, &offer, (backend, false))) {
             Ok(cookie) => self.drive(now, message, cookie, trio, io),
             Err(why) => io.drop(message.buf, why),
@@ -239,8 +240,9 @@ impl<R: Rules> Tracker<R> {
             reject_ttl: control.reject_ttl.min(MAX_REJECT_TTL),
             tried,
             hop_budget: control.hop_budget.saturating_sub(1),
-            cut: control.flags.has(jlb_wire::Flags::CUT),
+            cut: control.flags.has(Flags::CUT),
             bar: Bar::LAST,
+            panic: false,
         }
     }
 
@@ -432,9 +434,9 @@ impl<R: Rules> Tracker<R> {
             }
         };
         let head_boot = jlb_wire::BootId(control.word_a);
-        let bar = Bar(control.load.live);
-        let offer =
-            Offer { head, head_boot, bar, ..self.offer_of(&message, candidate, control.tried) };
+        let (bar, panic) = (Bar(control.load.live), control.flags.has(Flags::PANIC));
+        let offer = self.offer_of(&message, candidate, control.tried);
+        let offer = Offer { head, head_boot, bar, panic, ..offer };
         match self.store.put_pending(now, vote(&message, &offer, vote_for)) {
             Ok(cookie) => self.second(now, message, cookie, (ingress, control.cookie), io),
             Err(why) => io.drop(message.buf, why),
@@ -461,6 +463,7 @@ impl<R: Rules> Tracker<R> {
             reject_ttl: control.reject_ttl,
             tried: control.tried,
             bar: Bar(control.load.live),
+            panic: control.flags.has(Flags::PANIC),
             ..Offer::of(pending, control)
         };
         let us = (self.peers.me(), self.peers.own_boot());
@@ -501,6 +504,7 @@ fn vote<B>(message: &Message<B>, offer: &Offer, (backend, force): (MemberId, boo
         reject_ttl: offer.reject_ttl,
         tried: offer.tried,
         bar: offer.bar,
+        panic: offer.panic,
         timer: None,
         cancels: 0,
         asked_at: Nanos::ZERO,

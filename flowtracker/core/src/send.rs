@@ -27,6 +27,8 @@ pub(crate) struct Offer {
     /// The packet inside is cut.
     pub(crate) cut: bool,
     pub(crate) bar: Bar,
+    /// Health does not count.
+    pub(crate) panic: bool,
 }
 
 impl Offer {
@@ -55,6 +57,7 @@ impl Offer {
             },
             cut: received.flags.has(Flags::CUT),
             bar: pending.bar,
+            panic: pending.panic,
         }
     }
 }
@@ -108,7 +111,8 @@ impl<R: Rules> Tracker<R> {
             ingress: Some(offer.ingress),
             head: Some(offer.head),
             backend: offer.candidate.backend(),
-            flags: offer.candidate.flags().set(Flags::CUT, offer.cut),
+            flags: (offer.candidate.flags().set(Flags::CUT, offer.cut))
+                .set(Flags::PANIC, offer.panic),
             tried: offer.tried,
             load: offer.bar.to_wire(),
             ..self.peers.control(Kind::Open, offer.incarnation)

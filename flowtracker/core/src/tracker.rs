@@ -255,8 +255,9 @@ impl<R: Rules> Tracker<R> {
         let (report, services) = LoadReport::parse(received.payload()).ok_or(Reason::Malformed)?;
         // With another list a number means another service; both will have the same one soon.
         if report.generation == self.snapshot.generation() {
-            for ServiceLoad { service, live } in services.iter() {
-                self.picker.heard(now, (ServiceId(service), backend), live, News::Load);
+            for ServiceLoad { service, live, unwilling, share } in services.iter() {
+                let news = News::Told(unwilling, share);
+                self.picker.heard(now, (ServiceId(service), backend), live, news);
             }
         }
         Ok(())
@@ -266,6 +267,8 @@ impl<R: Rules> Tracker<R> {
     fn hear(&mut self, now: Nanos, control: &Control, tuple: &FiveTuple) {
         let news = match control.kind {
             Kind::Close => News::End,
+            // It says so unasked, too, and when it is over.
+            Kind::Reject if control.reason.is_told() => News::Refuses(control.reason),
             Kind::Reject if control.reason.lasts() => News::Unwilling,
             Kind::Accept | Kind::Reject => News::Load,
             Kind::Open | Kind::Cancel | Kind::Query | Kind::State | Kind::NotMine => return,
@@ -373,6 +376,9 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
             self.cancel(now, cookie, io);
         }
         self.sweep();
+        let peers = &self.peers;
+        let answers = |member| peers.offerable(member) || peers.undecided(member);
+        self.picker.watch(now, &self.snapshot, answers);
         self.pull(now, io);
     }
 
@@ -395,6 +401,9 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
             out,
         );
         self.sole.collect(out);
+        if self.peers.worker() == WorkerId(0) {
+            metrics::collect_panic(&self.picker, &self.snapshot, out);
+        }
     }
 }
 

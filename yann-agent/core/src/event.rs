@@ -82,7 +82,8 @@ pub struct KernelEvent {
     pub queue: u16,
     /// Admitted by an Open with FORCE.
     pub force: bool,
-    /// Slot of the service.
+    /// Slot of the service. The agent knows services by their number in the list: where slots are others, whoever hands it
+    /// the event translates; [`NO_SERVICE`](crate::NO_SERVICE): none that the list has.
     pub service: u16,
     /// Live flows of the service, this one as it is now; 0 in what is not about a live flow or its end.
     pub live: u32,

@@ -18,6 +18,7 @@ mod event;
 mod kernel;
 pub mod maps;
 mod sockets;
+pub mod willing;
 mod word;
 
 pub use agent::{

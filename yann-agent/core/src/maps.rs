@@ -26,7 +26,7 @@ use core::fmt;
 use core::net::IpAddr;
 
 use jlb_role::{Nanos, Reason};
-use jlb_wire::{FiveTuple, Incarnation, Protocol, RefreshRecord};
+use jlb_wire::{FiveTuple, Incarnation, Protocol, RefreshRecord, RejectReason};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Ingress hosts that one flow remembers: those which sent a packet of it last.
@@ -175,6 +175,15 @@ layout! {
     }
 }
 
+/// Values of [`Service::admission`]. Any other is the [`RejectReason`], as on the wire, for which this host says itself that
+/// it refuses new flows.
+pub mod service_admission {
+    /// Takes new flows.
+    pub const ACCEPT: u8 = 1;
+    /// Refuses them: `admission` of the service or of this backend.
+    pub const REFUSE: u8 = 2;
+}
+
 layout! {
     /// A service, as this host serves it.
     Service: 8 {
@@ -182,7 +191,7 @@ layout! {
         max_connections: u32,
         /// Where its live flows are counted.
         slot: u16,
-        /// 1: takes new flows. 2: refuses them (`admission` of the service or of this backend).
+        /// See [`service_admission`].
         admission: u8,
         /// 1: replies go through an egress host. 2: straight to the client.
         return_path: u8,
@@ -451,6 +460,28 @@ impl Member {
     pub const V4: u8 = 1;
     /// It has an IPv6 address.
     pub const V6: u8 = 2;
+}
+
+impl Service {
+    /// Why new flows are refused, before anything else is looked at.
+    #[must_use]
+    pub fn refusal(&self) -> Option<RejectReason> {
+        match self.admission {
+            service_admission::ACCEPT => None,
+            service_admission::REFUSE => Some(RejectReason::Refuse),
+            word => Some(RejectReason::from_wire(word).unwrap_or(RejectReason::Refuse)),
+        }
+    }
+
+    /// As the host wants it by itself: `None`, it takes new flows. What the member list refuses stays refused.
+    #[must_use]
+    pub fn with_word(self, word: Option<RejectReason>) -> Self {
+        let admission = match self.admission {
+            service_admission::REFUSE => service_admission::REFUSE,
+            _ => word.map_or(service_admission::ACCEPT, |reason| reason as u8),
+        };
+        Self { admission, ..self }
+    }
 }
 
 impl AddressKey {

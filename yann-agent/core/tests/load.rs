@@ -6,11 +6,19 @@ mod common;
 use common::pair::{KEYS, Pair, signed};
 use common::*;
 use jlb_role::{FakeBuf, PacketBuf as _, Role, UnderlayDst};
-use jlb_wire::{Body, BodyKind, Content, LoadReport, MAX_BODY_PAYLOAD, MemberId, Outer, Refresh};
+use jlb_wire::{
+    Body, BodyKind, Content, LoadReport, MAX_BODY_PAYLOAD, MemberId, Outer, Refresh, RejectReason,
+    ServiceLoad,
+};
 use jlb_yann_core::AgentEvent;
 
-/// To whom, for which worker, and the live flows of each service.
-type Told = (MemberId, u8, Vec<(u16, u32)>);
+/// To whom, for which worker, and what of each service.
+type Told = (MemberId, u8, Vec<ServiceLoad>);
+
+fn live(services: &[(u16, u32)]) -> Vec<ServiceLoad> {
+    let load = |&(service, live)| ServiceLoad { service, live, unwilling: None, share: 100 };
+    services.iter().map(load).collect()
+}
 
 impl Pair {
     /// A tracker's worker pulls for the first time.
@@ -36,8 +44,8 @@ impl Pair {
             assert_eq!(*to, UnderlayDst::Member(body.receiver));
             let (report, services) = LoadReport::parse(payload).unwrap();
             assert_eq!((report.generation, report.cpu), (snapshot(|_| {}).generation(), 9));
-            let services: Vec<_> = services.iter().map(|s| (s.service, s.live)).collect();
-            assert_eq!(report.live, services.iter().map(|s| s.1).sum::<u32>());
+            let services: Vec<_> = services.iter().collect();
+            assert_eq!(report.live, services.iter().map(|s| s.live).sum::<u32>());
             Some((body.receiver, report.worker, services))
         });
         loads.collect()
@@ -52,7 +60,7 @@ impl Pair {
 fn every_worker_that_pulls_is_told_when_something_changes_and_now_and_then() {
     let mut pair = Pair::new();
     pair.event(AgentEvent::Cpu(9));
-    pair.event(AgentEvent::Live { slot: 0, live: 4 });
+    pair.event(AgentEvent::Live { service: 0, live: 4 });
     pair.pass(100);
     assert_eq!(pair.loads(), [], "nobody has pulled");
     assert!(Role::<FakeBuf>::next_deadline(&pair.agent).is_some());
@@ -60,8 +68,8 @@ fn every_worker_that_pulls_is_told_when_something_changes_and_now_and_then() {
         pair.pulls(tracker, worker);
     }
     pair.pass(20);
-    let told = |live: &[(u16, u32)]| {
-        [(HEAD, 0), (HEAD, 1), (SECOND, 0)].map(|(to, worker)| (to, worker, live.to_vec()))
+    let told = |services: &[(u16, u32)]| {
+        [(HEAD, 0), (HEAD, 1), (SECOND, 0)].map(|(to, worker)| (to, worker, live(services)))
     };
     assert_eq!(pair.loads(), told(&[(0, 4)]));
     // Nothing new: after 100 ms again.
@@ -79,9 +87,32 @@ fn every_worker_that_pulls_is_told_when_something_changes_and_now_and_then() {
     assert_eq!(pair.loads(), []);
     pair.pass(1);
     let slots: Vec<_> = pair.loads()[0].2.clone();
-    assert!(slots.len() == 2 && slots.iter().all(|&(_, live)| live <= 4), "{slots:?}");
+    assert!(slots.len() == 2 && slots.iter().all(|s| s.live <= 4), "{slots:?}");
     // Another list has other numbers: nothing is said before they are known.
     pair.event(AgentEvent::Snapshot(snapshot(|_| {})));
     pair.pass(200);
     assert_eq!(pair.loads(), []);
+}
+
+#[test]
+fn that_the_host_wants_no_flows_is_told_within_20_ms_and_so_is_the_end_of_it() {
+    let mut pair = Pair::new();
+    pair.event(AgentEvent::Cpu(9));
+    pair.event(AgentEvent::Live { service: 0, live: 4 });
+    pair.event(AgentEvent::Live { service: 1, live: 5 });
+    pair.pulls(HEAD, 0);
+    pair.pass(20);
+    assert_eq!(pair.loads(), [(HEAD, 0, live(&[(0, 4), (1, 5)]))]);
+    let words = [Some(RejectReason::Unhealthy), Some(RejectReason::Drain), None, None];
+    for (word, share) in words.into_iter().zip([100, 30, 30, 100]) {
+        pair.event(AgentEvent::Word { service: 1, word, share });
+        pair.pass(20);
+        let mut services = live(&[(0, 4), (1, 5)]);
+        (services[1].unwilling, services[1].share) = (word, share);
+        assert_eq!(pair.loads(), [(HEAD, 0, services)], "{word:?}");
+        // The same again is no news.
+        pair.event(AgentEvent::Word { service: 1, word, share });
+        pair.pass(20);
+        assert_eq!(pair.loads(), []);
+    }
 }

@@ -176,6 +176,41 @@ fn the_first_reason_counts() {
 }
 
 #[test]
+fn what_the_host_says_of_itself_is_refused_unless_the_open_overrides_it() {
+    let none = Flags(0);
+    let cases = [
+        (RejectReason::Unhealthy, [none, Flags::FORCE], Flags::PANIC),
+        (RejectReason::Down, [none, Flags::FORCE], Flags::PANIC),
+        (RejectReason::Overloaded, [none, Flags::PANIC], Flags::FORCE),
+    ];
+    for (reason, refused, taken) in cases {
+        let mut host = Host::new();
+        host.establish(&tcp(1), 1);
+        host.kernel.set_word(0, Some(reason));
+        for (n, flags) in (2..).zip(refused) {
+            let open = Control { flags, ..host.open(&tcp(n), 700) };
+            assert_eq!(host.refusal(open, &tcp(n)).reason, reason, "{flags:?}");
+        }
+        let open = Control { flags: taken, ..host.open(&tcp(9), 700) };
+        assert!(matches!(host.send(open, &tcp(9)), Verdict::Deliver(_)), "{reason:?}");
+        // Other services, and what is established, are not concerned.
+        assert!(matches!(host.admit(&udp(1), 0), Verdict::Deliver(_)));
+        host.admit(&tcp(1), 1);
+        assert_eq!(host.events().last().map(|e| e.kind), Some(EventKind::RepeatAccept));
+        host.kernel.set_word(0, None);
+        assert!(matches!(host.admit(&tcp(10), 1), Verdict::Deliver(_)));
+    }
+    // By the list it refuses whatever it says.
+    let mut host = Host::of(&snapshot(|s| web(s).admission = Admission::Refuse), LIMITS, AllRules);
+    for word in [Some(RejectReason::Drain), None] {
+        host.kernel.set_word(0, word);
+        let tuple = tcp(if word.is_some() { 1 } else { 2 });
+        let open = host.open(&tuple, 700);
+        assert_eq!(host.refusal(open, &tuple).reason, RejectReason::Refuse);
+    }
+}
+
+#[test]
 fn a_queue_at_its_limit_takes_one_more() {
     let mut host = Host::new();
     host.stack.listener = Some(Listener { depth: 128, limit: 128 });

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use jlb_map::Snapshot;
-use jlb_wire::{BootId, MemberId};
-use jlb_yann_core::maps::{Egress, Host, Window, WindowKey};
+use jlb_map::{ServiceId, Snapshot};
+use jlb_wire::{BootId, MemberId, RejectReason};
+use jlb_yann_core::maps::{Egress, Host, ServiceKey, Window, WindowKey};
 use jlb_yann_core::{Configuration, NO_SERVICE};
 
 use crate::maps::{LockedWindow, Maps, MapsError, SLOTS};
@@ -21,7 +21,28 @@ pub struct FlowLimits {
     pub max_connections: u32,
 }
 
-/// Makes the maps as a snapshot wants them, while the programs run on.
+/// Which slot of the maps each of this host's services has, by its number in the list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slots(BTreeMap<u16, u16>);
+
+impl Slots {
+    /// The slot of a service.
+    #[must_use]
+    pub fn of(&self, number: u16) -> Option<u16> {
+        self.0.get(&number).copied()
+    }
+
+    /// The number of the service in a slot; [`NO_SERVICE`] when the list has it no more.
+    #[must_use]
+    pub fn number(&self, slot: u16) -> u16 {
+        // A host has few services, and this is done for flows that begin or end.
+        let found = self.0.iter().find(|&(_, &s)| s == slot);
+        found.map_or(NO_SERVICE, |(&number, _)| number)
+    }
+}
+
+/// Makes the maps as a snapshot wants them, while the programs run on. `word`: why the host wants no new flows of a service,
+/// if it wants none. Gives the slots.
 ///
 /// # Errors
 /// When a map refuses.
@@ -30,14 +51,17 @@ pub fn configure(
     me: MemberId,
     cluster: &Snapshot,
     limits: FlowLimits,
-) -> Result<(), MapsError> {
+    word: impl Fn(&str) -> Option<RejectReason>,
+) -> Result<Slots, MapsError> {
     let c = Configuration::new(me, cluster);
     let slots = slots(maps, cluster, me)?;
     let services: Vec<_> = (c.services.into_iter())
         .map(|(key, mut service)| {
             // The core numbers services by their place in the list.
-            service.slot = slots.get(&service.slot).copied().unwrap_or(NO_SERVICE);
-            (key, service)
+            let place = service.slot;
+            service.slot = slots.of(place).unwrap_or(NO_SERVICE);
+            let name = cluster.service_by_id(ServiceId(place)).map(|s| &s.name);
+            (key, service.with_word(name.and_then(|name| word(name))))
         })
         .collect();
     maps.services.replace(&services)?;
@@ -61,16 +85,36 @@ pub fn configure(
     // Last: with an id in it the programs begin to work.
     let FlowLimits { capacity: flow_capacity, max_connections } = limits;
     maps.host.set(0, &Host { flow_capacity, max_connections, cpu, ..c.host })?;
+    Ok(slots)
+}
+
+/// Only what the host wants has changed.
+///
+/// # Errors
+/// When a map refuses.
+pub fn say(
+    maps: &mut Maps,
+    me: MemberId,
+    cluster: &Snapshot,
+    word: impl Fn(&str) -> Option<RejectReason>,
+) -> Result<(), MapsError> {
+    for service in cluster.services().iter().filter(|s| s.backend(me).is_some()) {
+        let word = word(&service.name);
+        for &vip in &service.vips {
+            let key = ServiceKey::new(vip, service.port, service.protocol);
+            let Some(was) = maps.services.get(&key) else { continue };
+            let is = was.with_word(word);
+            if is != was {
+                maps.services.set(&key, &is)?;
+            }
+        }
+    }
     Ok(())
 }
 
 /// The slot of each of this host's services, by its place in the list. A slot stays with the service of that name; one
 /// is given away again when its service is gone with all its flows.
-fn slots(
-    maps: &mut Maps,
-    cluster: &Snapshot,
-    me: MemberId,
-) -> Result<BTreeMap<u16, u16>, MapsError> {
+fn slots(maps: &mut Maps, cluster: &Snapshot, me: MemberId) -> Result<Slots, MapsError> {
     let ours: Vec<(u16, [u8; 64])> = (0..)
         .zip(cluster.services())
         .filter(|(_, s)| s.backend(me).is_some())
@@ -98,7 +142,7 @@ fn slots(
         };
         out.insert(place, slot);
     }
-    Ok(out)
+    Ok(Slots(out))
 }
 
 /// Names have at most 63 bytes.

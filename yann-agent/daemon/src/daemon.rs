@@ -29,7 +29,9 @@ use zerocopy::FromBytes as _;
 use crate::buffer::Buffer;
 use crate::changes::{Change, ChangeError, Changes, Undo};
 use crate::collect::Collector;
-use crate::config::FlowLimits;
+use crate::config::{FlowLimits, Slots};
+use crate::health::Checks;
+use crate::load::HostLoad;
 use crate::maps::{ArrayOf, Maps, MapsError, Ring};
 use crate::programs::{Capacities, Hook, Programs, ProgramsError};
 use crate::socket::{Out, SocketError, Sockets};
@@ -105,6 +107,7 @@ pub struct Yann {
     cluster: Arc<Snapshot>,
     interfaces: Vec<String>,
     limits: FlowLimits,
+    slots: Slots,
     agent: Agent<AllRules>,
     programs: Programs,
     maps: Maps,
@@ -126,6 +129,11 @@ pub struct Yann {
     sweep: Interval,
     sweeps: u64,
     cpu: load::Cpu,
+    checks: Checks,
+    load: HostLoad,
+    measure: Interval,
+    /// The maps do not yet say what the host wants.
+    unsaid: bool,
     beaten: Nanos,
     /// The change of sole owners that the maps do not have yet, and the pulls before it.
     sole_change: Option<u64>,
@@ -171,7 +179,8 @@ impl Yann {
             max_connections: yann.max_connections.map_or(0, core::num::NonZeroU32::get),
         };
         let epoch = maps.host.get(0).map_err(MapsError::from)?.epoch;
-        config::configure(&mut maps, setup.me, &setup.cluster, limits)?;
+        // Nothing is known against anything yet, whatever the daemon before knew.
+        let slots = config::configure(&mut maps, setup.me, &setup.cluster, limits, |_| None)?;
         // Who decided alone did so in an epoch.
         if epoch != setup.cluster.epoch().0 {
             maps.set_sole_owners(&[0; PARTITIONS])?;
@@ -194,6 +203,8 @@ impl Yann {
         let collector = Collector::new(pins, (capacities.flows, capacities.answers), now)?;
         let ended = maps.answers.entries().filter_map(|(k, a)| KernelEvent::of_answer(&k, &a));
         let ended = ended.take(CLOSES).collect();
+        let mut checks = Checks::new(&setup.host.health);
+        checks.aim(&setup.cluster, setup.me);
         let ring = wakeups(&maps.events).map_err(system("ring buffer"))?;
         info!(boot = ?word.boot(), flows = maps.live_all.get(0).unwrap_or(0), "the eBPF half is at work");
         Ok(Self {
@@ -201,6 +212,7 @@ impl Yann {
             cluster: Arc::clone(&setup.cluster),
             interfaces: yann.interfaces.clone(),
             limits,
+            slots,
             agent,
             programs,
             maps,
@@ -219,6 +231,10 @@ impl Yann {
             sweep: ticks(Duration::from_nanos(SWEEP_INTERVAL.0)),
             sweeps: 0,
             cpu: load::Cpu::default(),
+            checks,
+            load: HostLoad::new(&setup.host.admission),
+            measure: ticks(load::MEASURED_EVERY),
+            unsaid: false,
             beaten: Nanos::ZERO,
             sole_change: None,
             pulled: Vec::new(),
@@ -233,7 +249,8 @@ impl Yann {
                 .ok()
                 .and_then(|record| KernelEvent::from_record(&record));
             drop(item);
-            if let Some(event) = event {
+            if let Some(mut event) = event {
+                event.service = self.slots.number(event.service);
                 self.agent.event(now(), AgentEvent::Kernel(event), &mut self.out);
             }
         }
@@ -389,14 +406,41 @@ impl Yann {
             self.agent.event(now(), AgentEvent::Cpu(cpu), &mut self.out);
         }
         self.tell_live();
+        if self.unsaid {
+            self.say_words();
+        }
         Ok(())
+    }
+
+    /// Says to the kernel half, and to the trackers, which services this host wants new flows of.
+    fn say_words(&mut self) {
+        let Self { checks, load, maps, cluster, me, .. } = self;
+        let over = load.is_over();
+        let said = config::say(maps, *me, cluster, |service| checks.refusal(service, over));
+        // It is tried again every second.
+        self.unsaid = said.is_err();
+        if let Err(e) = said {
+            warn!("cannot note what this host refuses: {e}");
+        }
+        self.tell_words();
+    }
+
+    fn tell_words(&mut self) {
+        for (number, service) in (0..).zip(self.cluster.services()) {
+            if service.backend(self.me).is_some() {
+                let word = self.checks.refusal(&service.name, self.load.is_over());
+                let share = self.checks.share(&service.name);
+                let event = AgentEvent::Word { service: number, word, share };
+                self.agent.event(now(), event, &mut self.out);
+            }
+        }
     }
 
     /// Of a service without events the user half knows nothing: it was just started, or has another list.
     fn tell_live(&mut self) {
-        for (slot, service) in (0..).zip(self.cluster.services()) {
-            if service.backend(self.me).is_some() {
-                let event = AgentEvent::Live { slot, live: self.maps.live_flows(slot) };
+        for number in 0..self.cluster.services().len() as u16 {
+            if let Some(slot) = self.slots.of(number) {
+                let event = AgentEvent::Live { service: number, live: self.maps.live_flows(slot) };
                 self.agent.event(now(), event, &mut self.out);
             }
         }
@@ -503,6 +547,12 @@ impl Daemon for Yann {
                 },
                 Err(e) => warn!("cannot collect flows: {e}"),
             },
+            () = self.checks.changed() => self.say_words(),
+            _ = self.measure.tick(), if self.load.is_limited() => {
+                if self.load.measure(now()) {
+                    self.say_words();
+                }
+            }
             () = self.host_changes.next() => {
                 if self.host_task == HostTask::Nothing {
                     self.host_task = HostTask::Refresh;
@@ -520,18 +570,30 @@ impl Daemon for Yann {
     }
 
     fn apply(&mut self, cluster: &Arc<Snapshot>) -> Result<(), YannError> {
-        config::configure(&mut self.maps, self.me, cluster, self.limits)?;
+        let Self { checks, load, maps, me, limits, .. } = self;
+        let over = load.is_over();
+        let word = |service: &str| checks.refusal(service, over);
+        self.slots = config::configure(maps, *me, cluster, *limits, word)?;
+        self.checks.aim(cluster, self.me);
         self.desired = Desired::of(cluster, self.me, &self.interfaces);
         self.host_task = HostTask::Apply;
         self.cluster = Arc::clone(cluster);
         self.agent.event(now(), AgentEvent::Snapshot(Arc::clone(cluster)), &mut self.out);
         self.tell_live();
+        self.tell_words();
         Ok(())
     }
 
     fn collect(&mut self, out: &mut Samples) -> impl Future<Output = ()> {
         Role::<Buffer>::collect(&self.agent, out);
         metrics::collect(&self.maps, &self.out.drops, self.limits.capacity, out);
+        self.checks.collect(out);
+        self.load.collect(out);
+        let ours = |s: &&jlb_map::Service| s.backend(self.me).is_some();
+        for service in self.cluster.services().iter().filter(ours) {
+            let word = self.checks.refusal(&service.name, self.load.is_over());
+            metrics::collect_word(&service.name, word, out);
+        }
         core::future::ready(())
     }
 

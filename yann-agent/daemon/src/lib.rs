@@ -6,6 +6,7 @@
 //! | [`maps`] | the maps that both halves share, typed |
 //! | [`config`] | writes the member list into them |
 //! | [`changes`] | what attaching needs, and how it is undone (for VIPs, routes and sysctls: `jlb_hostnet`) |
+//! | `health`, `load` | whether the services work, and how busy the host is: what `[[health]]` and `[admission]` ask for |
 //! | [`collect`] | reads flows out of them, for trackers that pull |
 //! | [`socket`], [`buffer`] | the user half's packets |
 //! | [`daemon`] | all of that under `jlb_node`'s control thread |
@@ -21,6 +22,7 @@ pub mod collect;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+mod health;
 mod load;
 pub mod maps;
 mod metrics;

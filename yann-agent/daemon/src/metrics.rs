@@ -33,11 +33,24 @@ static REFUSALS: Metric = Metric {
     help: "Flows that this host refused, by reason.",
     kind: MetricKind::Counter,
 };
+static UNWILLING: Metric = Metric {
+    name: "jlb_service_unwilling",
+    help: "1: this host refuses new flows of the service, for a reason of its own.",
+    kind: MetricKind::Gauge,
+};
 static LOST: Metric = Metric {
     name: "jlb_events_lost_total",
     help: "Events that found the ring between eBPF and the daemon full.",
     kind: MetricKind::Counter,
 };
+
+/// What the host says of a service.
+pub(crate) fn collect_word(service: &str, word: Option<RejectReason>, out: &mut dyn MetricSink) {
+    for &reason in RejectReason::ALL.iter().filter(|reason| reason.is_told()) {
+        let labels = [("service", service), ("reason", reason.label())];
+        out.value(&UNWILLING, &labels, u8::from(word == Some(reason)).into());
+    }
+}
 
 /// Gives all of it. `drops` are those of the user half.
 pub(crate) fn collect(

@@ -14,8 +14,8 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use common::*;
 use jlb_wire::{
     Body, BodyKind, BootId, Content, Control, Epoch, FiveTuple, Flags, Incarnation, Kind,
-    MAX_BODY_PAYLOAD, MacKey, MacKeys, MemberId, Outer, Packet, Probe, Refresh, RefreshRecord,
-    RejectReason, Version, body_flags, tcp_flags,
+    LoadReport, MAX_BODY_PAYLOAD, MacKey, MacKeys, MemberId, Outer, Packet, Probe, Refresh,
+    RefreshRecord, RejectReason, ServiceLoad, Version, body_flags, tcp_flags,
 };
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -123,6 +123,9 @@ impl Site {
                 member.id, member.name, member.role
             );
         }
+        // Not a service of this host, so that the number of the other one is not its slot.
+        text += "[[service]]\nname = \"elsewhere\"\nvips = [\"203.0.113.10\"]\nport = 82\n\
+                 protocol = \"tcp\"\nbackends = [\"m22\"]\n";
         text += "[[service]]\nname = \"web\"\nvips = [\"203.0.113.10\", \"2001:db8::10\"]\nport = 80\n\
                  protocol = \"tcp\"\nbackends = [\"m21\", \"m22\"]\n";
         std::fs::write(self.dir.join("cluster.toml"), text).unwrap();
@@ -337,6 +340,21 @@ impl Site {
             }
         }
         None
+    }
+
+    /// What the next Load says of services, to the tracker that pulls here.
+    fn load(&mut self) -> Vec<ServiceLoad> {
+        let mut found = None;
+        self.hear(Duration::from_secs(2), |member, packet| {
+            let outer = Outer::parse(packet, 6081).unwrap();
+            let Content::Body { body } = outer.content else { return false };
+            let (body, payload) = Body::parse(&packet[body..], &keys()).unwrap();
+            if member == HEAD && body.kind == BodyKind::Load {
+                found = LoadReport::parse(payload).map(|(_, services)| services.iter().collect());
+            }
+            found.is_some()
+        });
+        found.expect("no Load")
     }
 
     /// What an operator would see of the host's network.
@@ -561,6 +579,8 @@ fn a_tracker_pulls_what_is_here_and_an_ingress_hears_what_is_not() {
         (here.live, here.incarnation, here.counter),
         (true, Incarnation(700), admitted[0].1)
     );
+    // By their number in the list.
+    assert_eq!(site.load(), [ServiceLoad { service: 1, live: 2, unwilling: None, share: 100 }]);
     let gone = gone.expect("what closed lately");
     assert!(!gone.live && gone.counter > admitted[1].1 && gone.counter <= counter);
 

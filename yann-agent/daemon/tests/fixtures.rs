@@ -172,6 +172,29 @@ fn rows_of_refusal_in_their_order() {
     assert_eq!(p.reason(open, &tcp(8)), RejectReason::MaxConnections);
     let forced = Control { flags: Flags::FORCE, ..p.host.open(&tcp(8), 1) };
     assert!(matches!(p.send(forced, &tcp(8)), Verdict::Deliver(_)));
+    // What the host says of itself, and the flags that override it.
+    let words = RejectReason::ALL.iter().copied().filter(|r| r.is_told());
+    for word in words.map(Some).chain([None]) {
+        p.begin(&snapshot(|_| {}), LIMITS);
+        p.host.kernel.set_word(0, word);
+        p.configure();
+        let flags = [Flags(0), Flags::FORCE, Flags::PANIC, Flags::FORCE.with(Flags::PANIC)];
+        let taken: Vec<_> = (1..)
+            .zip(flags)
+            .filter(|&(n, flags)| {
+                let open = Control { flags, ..p.host.open(&tcp(n), 1) };
+                matches!(p.send(open, &tcp(n)), Verdict::Deliver(_))
+            })
+            .map(|(n, _)| n)
+            .collect();
+        let expected: &[u16] = match word {
+            None => &[1, 2, 3, 4],
+            Some(RejectReason::Overloaded) => &[2, 4],
+            Some(reason) if reason.is_of_health() => &[3, 4],
+            Some(_) => &[],
+        };
+        assert_eq!(taken, expected, "{word:?}");
+    }
     // Busier than others: the last one takes it all the same.
     p.begin(&snapshot(|_| {}), LIMITS);
     for (n, bar, refused) in

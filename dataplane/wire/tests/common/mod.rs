@@ -118,7 +118,12 @@ pub(crate) fn samples() -> Vec<(String, Vec<u8>)> {
     let answer =
         probe.emit_with(&[MemberId::new(33).unwrap(), MemberId::new(34).unwrap()], &mut room);
     let load = LoadReport { generation: 12, live: 1000, cpu: 0x8000, worker: 1 };
-    let services = [(0, 900), (3, 100)].map(|(service, live)| ServiceLoad { service, live });
+    let services = [(0, 900), (3, 100)].map(|(service, live)| ServiceLoad {
+        service,
+        live,
+        unwilling: None,
+        share: 100,
+    });
     let mut load_room = [0; jlb_wire::MAX_BODY_PAYLOAD];
     let load = load.emit(&services, &mut load_room);
     let records: Vec<_> = [(false, Protocol::Tcp), (true, Protocol::Udp)]

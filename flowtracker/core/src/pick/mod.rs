@@ -14,13 +14,13 @@ mod table;
 mod tests;
 
 use jlb_flow::FlowId;
-use jlb_map::{Policy, ServiceId, Snapshot};
+use jlb_map::{Maglev, Policy, Service, ServiceId, Snapshot};
 use jlb_peers::Random;
 use jlb_role::Nanos;
-use jlb_wire::{Bar, Incarnation, MemberId, Tried};
+use jlb_wire::{Bar, Incarnation, MemberId, RejectReason, Tried};
 
 pub use offers::Offers;
-use table::Table;
+use table::{Known, Table};
 
 /// A flow that needs a backend.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,10 @@ pub enum News {
     /// It refused a flow, and will refuse the next one ([`jlb_wire::RejectReason::lasts`]). It would else be asked first for
     /// every flow, since it has none.
     Unwilling,
+    /// It refused a flow for a reason that it tells unasked, too ([`jlb_wire::RejectReason::is_told`]).
+    Refuses(RejectReason),
+    /// It says unasked why it wants no new flows, if it wants none, and how much of its weight it wants, in per cent.
+    Told(Option<RejectReason>, u8),
 }
 
 /// Who is to be asked.
@@ -70,20 +74,25 @@ pub struct Picked {
     pub backend: MemberId,
     /// From how many live flows on it is to leave the flow to others.
     pub bar: Bar,
+    /// That it is unwell is no reason to refuse: most are.
+    pub panic: bool,
 }
 
-/// What one worker of a tracker knows of the backends' load, and the policies' own state. 100 bytes for each backend of
+/// What one worker of a tracker knows of the backends' load, and the policies' own state. 120 bytes for each backend of
 /// each service.
 #[derive(Debug, Default)]
 pub struct Picker {
     services: Vec<Table>,
+    /// The service whose panic was looked at last.
+    watched: usize,
+    watch_due: Nanos,
 }
 
 impl Picker {
     /// Knows nothing of any load yet.
     #[must_use]
     pub fn new(snapshot: &Snapshot) -> Self {
-        Self { services: snapshot.services().iter().map(Table::new).collect() }
+        Self { services: snapshot.services().iter().map(Table::new).collect(), ..Self::default() }
     }
 
     /// Another member list is in force. What is known of those who stay is kept.
@@ -112,6 +121,34 @@ impl Picker {
         }
     }
 
+    /// Looks whether most backends of a service are unwell; of so many services at a time that they have 2048 backends
+    /// together, every 20 ms. `answers`: whether a backend answers, so that it could be offered flows.
+    pub fn watch(&mut self, now: Nanos, snapshot: &Snapshot, answers: impl Fn(MemberId) -> bool) {
+        if now < self.watch_due || self.services.is_empty() {
+            return;
+        }
+        self.watch_due = now + WATCH_EVERY;
+        let mut budget = WATCHED_AT_ONCE;
+        for _ in 0..self.services.len() {
+            self.watched = (self.watched + 1) % self.services.len();
+            let (at, table) = (self.watched, &mut self.services[self.watched]);
+            let Some(service) = snapshot.services().get(at) else { continue };
+            let drained = |member| snapshot.member(member).is_none_or(|m| m.drain);
+            let wanted = |member| service.admits(member) && !drained(member);
+            table.watch(now, wanted, &answers);
+            budget = budget.saturating_sub(table.len());
+            if budget == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Whether most backends of a service are unwell, so that their health is ignored.
+    #[must_use]
+    pub fn panics(&self, service: ServiceId) -> bool {
+        self.services.get(service.index()).is_some_and(Table::panics)
+    }
+
     /// What is known of a backend's load, in live flows, our unanswered offers included. `None`: nothing fresh.
     #[must_use]
     pub fn load(
@@ -127,7 +164,11 @@ impl Picker {
     /// Who is asked next: one that was not tried and of which `may_have` says that it can be offered flows. `None`:
     /// nobody is left.
     ///
-    /// At most one walk over the service's backends for each of the flow's tries, two where few can be offered flows.
+    /// Those that say that they want none are asked when all others were tried. When most of a service's backends are
+    /// unwell, that they are unwell does not count.
+    ///
+    /// At most one walk over the service's backends for each of the flow's tries, two where few can be offered flows; twice
+    /// that where all that are left are unwilling.
     pub fn pick(
         &mut self,
         now: Nanos,
@@ -138,38 +179,73 @@ impl Picker {
     ) -> Option<Picked> {
         let service = snapshot.service_by_id(ask.service)?;
         let table = self.services.get_mut(ask.service.index())?;
-        let eligible = |member| !ask.tried.contains(member) && may_have(member);
+        let left = |known: &Known| !ask.tried.contains(known.member) && may_have(known.member);
+        let place = Place { now, service, maglev: snapshot.maglev(ask.service), ask, offers };
+        let chosen = if table.has_unwilling() {
+            let panic = table.panics();
+            let willing = |known: &Known| known.is_willing(now, panic) && left(known);
+            place.choose(table, willing).or_else(|| place.choose(table, left))
+        } else {
+            place.choose(table, left)
+        };
+        let (at, bar) = chosen?;
+        let known = table.known(at);
+        let backend = known.member;
+        let last =
+            ask.reject_ttl == 0 || !table.any(|other| other.member != backend && left(other));
+        let bar = if last { Bar::LAST } else { bar.unwrap_or(Bar::UNKNOWN) };
+        let panic = table.panics() && known.is_unwell(now);
+        Some(Picked { backend, bar, panic })
+    }
+}
+
+/// What a choice depends on, but for who is eligible.
+struct Place<'a> {
+    now: Nanos,
+    service: &'a Service,
+    maglev: Option<&'a Maglev>,
+    ask: &'a Ask<'a>,
+    offers: &'a Offers,
+}
+
+impl Place<'_> {
+    /// By the service's policy, one of those that are eligible, and how busy the next one is.
+    fn choose(
+        &self,
+        table: &mut Table,
+        eligible: impl Fn(&Known) -> bool,
+    ) -> Option<(usize, Option<Bar>)> {
+        let Self { now, service, maglev, ask, offers } = *self;
         // Each try draws anew.
         let seed = ask.hash ^ ask.salt ^ ask.tried.len() as u64;
         let mut random = Random::new(seed);
-        let (at, bar) = match service.policy {
+        Some(match service.policy {
             Policy::LeastConnections => table.least(now, offers, &mut random, eligible)?,
             Policy::PowerOfTwo => table.better_of_two(now, offers, &mut random, eligible)?,
             Policy::Random => (table.draw(&mut random, eligible)?, None),
             Policy::RoundRobin => (table.turn(eligible)?, None),
             Policy::MaxConnections => {
-                let has_room = |at: usize| table.has_room(now, at, offers);
-                (table.draw_at(&mut random, |at| eligible(table.member(at)) && has_room(at))?, None)
+                let has_room = |known: &Known| known.has_room(now, offers);
+                (table.draw(&mut random, |known| eligible(known) && has_room(known))?, None)
             }
             Policy::ConsistentHash => {
-                let maglev = snapshot.maglev(ask.service)?;
+                let maglev = maglev?;
                 // The flow's own place, then places that are drawn from it; when most are out of question, any other.
                 let at = core::iter::once(ask.hash)
                     .chain(core::iter::repeat_with(|| random.next()).take(REHASHED))
                     .map(|hash| maglev.position(hash))
-                    .find(|&at| at < table.len() && eligible(table.member(at)));
+                    .find(|&at| at < table.len() && eligible(table.known(at)));
                 let at = at.or_else(|| table.draw(&mut Random::new(seed), eligible))?;
                 (at, None)
             }
-        };
-        let backend = table.member(at);
-        let last =
-            ask.reject_ttl == 0 || !table.any(|member| member != backend && eligible(member));
-        let bar = if last { Bar::LAST } else { bar.unwrap_or(Bar::UNKNOWN) };
-        Some(Picked { backend, bar })
+        })
     }
 }
 
+/// How often it is looked whether most backends are unwell.
+const WATCH_EVERY: Nanos = Nanos::from_millis(20);
+/// Backends that are looked at each time.
+const WATCHED_AT_ONCE: usize = 2048;
 /// Places of the Maglev table that are tried after the flow's own: with half of the backends out of question, one flow
 /// in 65,536 is then placed by weight alone.
 const REHASHED: usize = 16;

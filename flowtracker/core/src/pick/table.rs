@@ -4,7 +4,7 @@ use core::num::NonZeroU32;
 use jlb_map::{Backend, Service};
 use jlb_peers::Random;
 use jlb_role::Nanos;
-use jlb_wire::{Bar, MemberId};
+use jlb_wire::{Bar, MemberId, RejectReason, ServiceLoad};
 
 use super::News;
 use super::offers::Offers;
@@ -18,6 +18,8 @@ const SHUN: Nanos = Nanos::from_millis(200);
 const SHUNNED: f64 = 1e10;
 /// Draws by weight before all are looked at: with half of the backends out of question, one flow in 65,536 needs it.
 const DRAWS: usize = 16;
+/// The share of a backend that wants all of its weight.
+const ALL: u8 = ServiceLoad::ALL;
 
 /// A service's backends, and what is known of them.
 #[derive(Debug)]
@@ -29,12 +31,21 @@ pub(super) struct Table {
     positions: Box<[(MemberId, u16)]>,
     /// Of all together.
     pace: Pace,
+    /// Somebody may be unwilling.
+    unwilling: bool,
+    /// Most are unwell.
+    panic: bool,
 }
 
+/// One of them.
 #[derive(Clone, Copy, Debug)]
-struct Known {
-    member: MemberId,
+pub(super) struct Known {
+    pub(super) member: MemberId,
     weight: u16,
+    /// Per cent of its weight that it wants, 1 to 100.
+    share: u8,
+    /// What that makes.
+    weighs: f64,
     limit: Option<NonZeroU32>,
     /// What it said, and when.
     live: u32,
@@ -46,6 +57,8 @@ struct Known {
     credit: i64,
     /// Until then those who look at load ask everybody else first.
     shunned_until: Nanos,
+    /// Why it wants no new flows, and when it said so last.
+    word: Option<(RejectReason, Nanos)>,
 }
 
 impl Table {
@@ -59,16 +72,19 @@ impl Table {
         let mut positions: Box<[_]> =
             (0..).zip(&backends).map(|(at, b): (u16, _)| (b.member, at)).collect();
         positions.sort_unstable();
-        Self { backends, cumulative, positions, pace: Pace::default() }
+        let pace = Pace::default();
+        Self { backends, cumulative, positions, pace, unwilling: false, panic: false }
     }
 
     /// Takes over what was known.
     pub(super) fn inherit(&mut self, former: &Self) {
-        self.pace = former.pace;
+        (self.pace, self.panic, self.unwilling) = (former.pace, former.panic, former.unwilling);
         for known in &mut self.backends {
             let Some(at) = former.position(known.member) else { continue };
-            let Known { live, heard, pace, slowness, credit, .. } = former.backends[at];
-            *known = Known { live, heard, pace, slowness, credit, ..*known };
+            let Known { live, heard, pace, slowness, credit, word, share, .. } =
+                former.backends[at];
+            *known = Known { live, heard, pace, slowness, credit, word, ..*known };
+            known.set_share(share);
         }
     }
 
@@ -81,8 +97,38 @@ impl Table {
         self.backends.len()
     }
 
-    pub(super) fn member(&self, at: usize) -> MemberId {
-        self.backends[at].member
+    pub(super) fn known(&self, at: usize) -> &Known {
+        &self.backends[at]
+    }
+
+    /// Whether somebody may be unwilling.
+    pub(super) const fn has_unwilling(&self) -> bool {
+        self.unwilling
+    }
+
+    /// Whether most are unwell, as of the last look.
+    pub(super) const fn panics(&self) -> bool {
+        self.panic
+    }
+
+    /// Looks who is unwilling, and whether more than half of those that are wanted do not answer or say that they are
+    /// unwell.
+    pub(super) fn watch(
+        &mut self,
+        now: Nanos,
+        wanted: impl Fn(MemberId) -> bool,
+        answers: impl Fn(MemberId) -> bool,
+    ) {
+        let (mut all, mut unwell) = (0, 0);
+        self.unwilling = false;
+        for known in &self.backends {
+            self.unwilling |= !known.is_willing(now, false);
+            if wanted(known.member) {
+                all += 1;
+                unwell += usize::from(known.is_unwell(now) || !answers(known.member));
+            }
+        }
+        self.panic = unwell * 2 > all;
     }
 
     pub(super) fn heard(&mut self, now: Nanos, member: MemberId, live: u32, news: News) {
@@ -97,51 +143,48 @@ impl Table {
                 known.pace.end();
             }
             News::Unwilling => known.shunned_until = now + SHUN,
+            News::Refuses(reason) => {
+                known.word = Some((reason, now));
+                self.unwilling = true;
+            }
+            News::Told(word, share) => {
+                known.word = word.map(|reason| (reason, now));
+                known.set_share(share);
+                self.unwilling |= word.is_some();
+            }
         }
         (known.live, known.heard) = (live, Some(now));
         known.slowness = known.pace.slowness(&self.pace);
     }
 
-    pub(super) fn any(&self, eligible: impl Fn(MemberId) -> bool) -> bool {
-        self.backends.iter().any(|b| eligible(b.member))
+    pub(super) fn any(&self, eligible: impl Fn(&Known) -> bool) -> bool {
+        self.backends.iter().any(eligible)
     }
 
     /// Live flows and offers; `None` when nothing fresh is known.
     pub(super) fn load(&self, now: Nanos, at: usize, offers: &Offers) -> Option<u32> {
-        let known = &self.backends[at];
-        known.is_fresh(now).then(|| known.live.saturating_add(offers.of(known.member)))
-    }
-
-    /// Whether it is below its limit, or may be for all we know.
-    pub(super) fn has_room(&self, now: Nanos, at: usize, offers: &Offers) -> bool {
-        let limit = self.backends[at].limit;
-        limit.is_none_or(|limit| self.load(now, at, offers).is_none_or(|n| n < limit.get()))
+        self.backends[at].load(now, offers)
     }
 
     /// At random, by weight.
     pub(super) fn draw(
         &self,
         random: &mut Random,
-        eligible: impl Fn(MemberId) -> bool,
-    ) -> Option<usize> {
-        self.draw_at(random, |at| eligible(self.backends[at].member))
-    }
-
-    pub(super) fn draw_at(
-        &self,
-        random: &mut Random,
-        eligible: impl Fn(usize) -> bool,
+        eligible: impl Fn(&Known) -> bool,
     ) -> Option<usize> {
         let total = u64::from(*self.cumulative.last()?);
         for _ in 0..DRAWS {
             let drawn = random.below(total) as u32;
             let at = self.cumulative.partition_point(|&sum| sum <= drawn);
-            if eligible(at) {
+            let known = &self.backends[at];
+            // Drawn by weight, it is taken as often as its share says.
+            let wants = |random: &mut Random| random.below(u64::from(ALL)) < u64::from(known.share);
+            if eligible(known) && (known.share == ALL || wants(random)) {
                 return Some(at);
             }
         }
-        let all = || (0..self.backends.len()).filter(|&at| eligible(at));
-        let weight = |at: usize| u64::from(self.backends[at].weight);
+        let all = || (0..self.backends.len()).filter(|&at| eligible(&self.backends[at]));
+        let weight = |at: usize| u64::from(self.backends[at].shared_weight());
         let mut left = random.below(all().map(weight).sum());
         all().find(|&at| {
             let here = left < weight(at);
@@ -151,15 +194,16 @@ impl Table {
     }
 
     /// The next in turn: who has waited longest for its weight (the smooth weighted round-robin of nginx).
-    pub(super) fn turn(&mut self, eligible: impl Fn(MemberId) -> bool) -> Option<usize> {
+    pub(super) fn turn(&mut self, eligible: impl Fn(&Known) -> bool) -> Option<usize> {
         let (mut best, mut total): (Option<usize>, i64) = (None, 0);
         for at in 0..self.backends.len() {
             let known = &mut self.backends[at];
-            if !eligible(known.member) {
+            if !eligible(known) {
                 continue;
             }
-            known.credit += i64::from(known.weight);
-            total += i64::from(known.weight);
+            let weight = i64::from(known.shared_weight());
+            known.credit += weight;
+            total += weight;
             let credit = known.credit;
             if best.is_none_or(|best| credit > self.backends[best].credit) {
                 best = Some(at);
@@ -175,15 +219,15 @@ impl Table {
         now: Nanos,
         offers: &Offers,
         random: &mut Random,
-        eligible: impl Fn(MemberId) -> bool,
+        eligible: impl Fn(&Known) -> bool,
     ) -> Option<(usize, Option<Bar>)> {
         let average = LazyCell::new(|| self.average(now));
         let mut ranking = Ranking::default();
         for at in 0..self.backends.len() {
             let score = self.score(now, at, offers, &average);
             // Who cannot be among the first two need not be looked at: mostly that is the longer check.
-            if ranking.has_place_for(score) && eligible(self.backends[at].member) {
-                ranking.add(at, score, self.backends[at].weight, random);
+            if ranking.has_place_for(score) && eligible(&self.backends[at]) {
+                ranking.add(at, score, self.backends[at].shared_weight(), random);
             }
         }
         self.decide(&ranking)
@@ -195,13 +239,13 @@ impl Table {
         now: Nanos,
         offers: &Offers,
         random: &mut Random,
-        eligible: impl Fn(MemberId) -> bool,
+        eligible: impl Fn(&Known) -> bool,
     ) -> Option<(usize, Option<Bar>)> {
         let average = LazyCell::new(|| self.average(now));
         let mut ranking = Ranking::default();
         let one = self.draw(random, &eligible)?;
         let first = self.backends[one].member;
-        let other = self.draw(random, |member| member != first && eligible(member));
+        let other = self.draw(random, |known| known.member != first && eligible(known));
         for at in core::iter::once(one).chain(other) {
             ranking.add(at, self.score(now, at, offers, &average), 1, random);
         }
@@ -225,11 +269,8 @@ impl Table {
     ) -> f64 {
         let known = &self.backends[at];
         let offered = f64::from(offers.of(known.member));
-        let live = if known.is_fresh(now) {
-            f64::from(known.live)
-        } else {
-            **average * f64::from(known.weight)
-        };
+        let live =
+            if known.is_fresh(now) { f64::from(known.live) } else { **average * known.weighs };
         known.score(live + offered) + if now < known.shunned_until { SHUNNED } else { 0.0 }
     }
 
@@ -237,7 +278,7 @@ impl Table {
     fn average(&self, now: Nanos) -> f64 {
         let fresh = self.backends.iter().filter(|b| b.is_fresh(now));
         let (flows, weights) = fresh.fold((0.0, 0.0), |(flows, weights), b| {
-            (flows + f64::from(b.live), weights + f64::from(b.weight))
+            (flows + f64::from(b.live), weights + b.weighs)
         });
         if weights > 0.0 { flows / weights } else { 0.0 }
     }
@@ -248,6 +289,8 @@ impl Known {
         Self {
             member: backend.member,
             weight: backend.weight,
+            share: ALL,
+            weighs: backend.weight.into(),
             limit: backend.max_connections,
             live: 0,
             heard: None,
@@ -255,7 +298,43 @@ impl Known {
             slowness: 1.0,
             credit: 0,
             shunned_until: Nanos::ZERO,
+            word: None,
         }
+    }
+
+    /// What it weighs by the list and its own word, in hundredths.
+    const fn shared_weight(&self) -> u32 {
+        self.weight as u32 * self.share as u32
+    }
+
+    fn set_share(&mut self, share: u8) {
+        self.share = share;
+        self.weighs = f64::from(self.shared_weight()) / f64::from(ALL);
+    }
+
+    /// What it said of itself, if that is not too long ago.
+    fn word(&self, now: Nanos) -> Option<RejectReason> {
+        self.word.filter(|&(_, at)| now.since(at) <= FRESH).map(|(reason, _)| reason)
+    }
+
+    /// Whether it said that it does not work.
+    pub(super) fn is_unwell(&self, now: Nanos) -> bool {
+        self.word(now).is_some_and(RejectReason::is_of_health)
+    }
+
+    /// Whether it wants new flows, as far as we know. In a panic, health does not count.
+    pub(super) fn is_willing(&self, now: Nanos, panic: bool) -> bool {
+        self.word(now).is_none_or(|reason| panic && reason.is_of_health())
+    }
+
+    /// Live flows and offers; `None` when nothing fresh is known.
+    fn load(&self, now: Nanos, offers: &Offers) -> Option<u32> {
+        self.is_fresh(now).then(|| self.live.saturating_add(offers.of(self.member)))
+    }
+
+    /// Whether it is below its limit, or may be for all we know.
+    pub(super) fn has_room(&self, now: Nanos, offers: &Offers) -> bool {
+        self.limit.is_none_or(|limit| self.load(now, offers).is_none_or(|n| n < limit.get()))
     }
 
     fn is_fresh(&self, now: Nanos) -> bool {
@@ -264,12 +343,12 @@ impl Known {
 
     /// A host that needs `slowness` times as long for a flow is as bad as one with so many times as many.
     fn score(&self, live: f64) -> f64 {
-        ((live + 1.0) * self.slowness - 1.0) / f64::from(self.weight)
+        ((live + 1.0) * self.slowness - 1.0) / self.weighs
     }
 
     /// From how many live flows on it is worse than somebody with that score. An idle host is never too busy.
     fn bar(&self, score: f64) -> Bar {
-        let live = (score * f64::from(self.weight) + 1.0) / self.slowness - 1.0;
+        let live = (score * self.weighs + 1.0) / self.slowness - 1.0;
         // What is exact on paper may be a bit less here.
         let most = (live + 1e-6).floor().clamp(0.0, f64::from(u32::MAX - 2));
         Bar(most as u32 + 1)
@@ -291,7 +370,7 @@ impl Ranking {
         self.best.is_none_or(|(_, best)| score <= best) || self.next.is_none_or(|next| score < next)
     }
 
-    fn add(&mut self, at: usize, score: f64, weight: u16, random: &mut Random) {
+    fn add(&mut self, at: usize, score: f64, weight: u32, random: &mut Random) {
         let weight = u64::from(weight);
         match self.best {
             Some((_, best)) if score > best => {

@@ -6,7 +6,7 @@ use jlb_map::{
     Admission, Backend, Family, Keys, Member, MemberRole, OnExhausted, ReturnPath, Service, Spec,
     Underlay,
 };
-use jlb_wire::{Epoch, MacKey, MacKeys, Protocol, Version};
+use jlb_wire::{Epoch, MacKey, MacKeys, Protocol, RejectReason, Version};
 
 use super::*;
 
@@ -60,6 +60,10 @@ fn weighted(policy: Policy) -> Arc<Snapshot> {
     snapshot(policy, WEIGHTS.into_iter().map(backend))
 }
 
+fn picked(backend: u16, bar: Bar) -> Picked {
+    Picked { backend: id(backend), bar, panic: false }
+}
+
 /// A tracker that hears of everything at once, and backends that take every flow and keep it.
 struct World {
     snapshot: Arc<Snapshot>,
@@ -111,6 +115,30 @@ impl World {
         );
     }
 
+    /// The backend says with its load whether it wants new flows.
+    fn say(&mut self, backend: u16, word: Option<RejectReason>) {
+        let live = self.live[&id(backend)];
+        self.picker.heard(self.now, (WEB, id(backend)), live, News::Told(word, 100));
+    }
+
+    /// How often each one is asked for a new flow, of 600.
+    fn asked(&mut self) -> BTreeMap<u16, u32> {
+        let mut asked = BTreeMap::new();
+        for _ in 0..600 {
+            self.flows += 1;
+            let backend = self.ask(&[], |_| true).unwrap().backend;
+            *asked.entry(backend.as_u16()).or_insert(0) += 1;
+        }
+        asked
+    }
+
+    /// All that are not in the list answer.
+    fn watch(&mut self, silent: &[u16]) {
+        self.now = self.now + Nanos::from_millis(20);
+        let answers = |member: MemberId| !silent.contains(&member.as_u16());
+        self.picker.watch(self.now, &self.snapshot, answers);
+    }
+
     fn have(&mut self, live: &[(u16, u32)]) {
         for &(n, live) in live {
             self.live.insert(id(n), live);
@@ -149,8 +177,8 @@ fn who_may_not_have_flows_or_refused_this_one_gets_none() {
         let mut w = World::new(weighted(policy));
         for _ in 0..2000 {
             assert_ne!(w.place(|b| b != id(3)), id(3), "{policy:?}");
-            let picked = w.ask(&[id(1), id(4)], |b| b != id(3)).unwrap();
-            assert_eq!(picked, Picked { backend: id(2), bar: Bar::LAST }, "{policy:?}: the last");
+            let asked = w.ask(&[id(1), id(4)], |b| b != id(3)).unwrap();
+            assert_eq!(asked, picked(2, Bar::LAST), "{policy:?}: the last");
             assert_eq!(w.ask(&[id(1)], |b| b == id(1)), None);
         }
         assert_eq!(w.ask(&[], |_| false), None);
@@ -185,13 +213,13 @@ fn the_least_busy_for_its_weight_is_asked_and_told_how_busy_the_next_one_is() {
     let mut w = World::new(weighted(Policy::LeastConnections));
     w.have(&[(1, 10), (2, 24), (3, 90), (4, 60)]);
     // 8 per 100; then 9, 10 and 10: the 28th is one too many.
-    assert_eq!(w.ask(&[], |_| true), Some(Picked { backend: id(2), bar: Bar(28) }));
+    assert_eq!(w.ask(&[], |_| true), Some(picked(2, Bar(28))));
     // Offers of ours that are not answered count, for both.
     (0..4).for_each(|_| w.offers.add(id(2)));
-    assert_eq!(w.ask(&[], |_| true), Some(Picked { backend: id(3), bar: Bar(94) }));
+    assert_eq!(w.ask(&[], |_| true), Some(picked(3, Bar(94))));
     w.offers.remove(id(2));
     (0..9).for_each(|_| w.offers.add(id(3)));
-    assert_eq!(w.ask(&[], |_| true), Some(Picked { backend: id(2), bar: Bar(30) }));
+    assert_eq!(w.ask(&[], |_| true), Some(picked(2, Bar(30))));
     // It refuses, since it has more than we thought.
     w.have(&[(2, 40)]);
     let next = w.ask(&[id(2)], |_| true).unwrap();
@@ -224,7 +252,7 @@ fn two_are_drawn_and_the_less_busy_one_is_asked() {
     let mut asked = BTreeMap::new();
     for _ in 0..9000 {
         w.flows += 1;
-        let Picked { backend, bar } = w.ask(&[], |_| true).unwrap();
+        let Picked { backend, bar, .. } = w.ask(&[], |_| true).unwrap();
         assert!(bar.0 > u32::from(backend.as_u16()) + 1, "the other one has more");
         *asked.entry(backend.as_u16()).or_insert(0u32) += 1;
     }
@@ -279,14 +307,14 @@ fn of_whom_nothing_is_known_is_taken_for_average() {
         World::new(snapshot(Policy::LeastConnections, (1..=3).map(|n| Backend::new(id(n)))));
     w.have(&[(1, 10), (2, 20)]);
     // 3 has 15 for all that we know.
-    assert_eq!(w.ask(&[], |_| true), Some(Picked { backend: id(1), bar: Bar(16) }));
+    assert_eq!(w.ask(&[], |_| true), Some(picked(1, Bar(16))));
     (0..6).for_each(|_| w.offers.add(id(1)));
     assert_eq!(w.ask(&[], |_| true).unwrap().backend, id(3));
     // What was told long ago says nothing.
     w.now = w.now + Nanos::from_secs(2);
     w.have(&[(3, 100)]);
     w.offers = Offers::default();
-    assert_ne!(w.ask(&[], |_| true).unwrap(), Picked { backend: id(1), bar: Bar(16) });
+    assert_ne!(w.ask(&[], |_| true).unwrap(), picked(1, Bar(16)));
 }
 
 #[test]
@@ -342,7 +370,7 @@ fn who_is_unwilling_comes_last_for_a_while() {
         w.picker.heard(w.now, (WEB, id(1)), 0, News::Unwilling);
         for _ in 0..50 {
             w.flows += 1;
-            let Picked { backend, bar } = w.ask(&[], |_| true).unwrap();
+            let Picked { backend, bar, .. } = w.ask(&[], |_| true).unwrap();
             assert_ne!(backend, id(1));
             assert!(backend == id(2) || bar > Bar(1_000_000), "only an unwilling one is worse");
         }
@@ -353,5 +381,100 @@ fn who_is_unwilling_comes_last_for_a_while() {
             w.flows = n;
             w.ask(&[], |_| true).unwrap().backend == id(1)
         }));
+    }
+}
+
+#[test]
+fn who_wants_no_flows_is_asked_when_all_others_were_tried_until_it_says_otherwise() {
+    let told = RejectReason::ALL.iter().filter(|r| r.is_told());
+    for (policy, &word) in Policy::ALL.iter().flat_map(|&p| told.clone().map(move |w| (p, w))) {
+        let mut w = World::new(snapshot(policy, (1..=4).map(|n| Backend::new(id(n)))));
+        w.have(&[(1, 0), (2, 0), (3, 0), (4, 0)]);
+        w.say(2, Some(word));
+        let asked = w.asked();
+        assert_eq!(asked.keys().copied().collect::<Vec<_>>(), [1, 3, 4], "{policy:?}");
+        for n in 0..20 {
+            w.flows = n;
+            let other = w.ask(&[id(1), id(3)], |_| true).unwrap();
+            assert_eq!((other.backend, other.bar == Bar::LAST), (id(4), false), "{policy:?}");
+            let last = w.ask(&[id(1), id(3), id(4)], |_| true);
+            assert_eq!(last, Some(picked(2, Bar::LAST)), "{policy:?}");
+        }
+        // It says so still.
+        w.watch(&[]);
+        w.say(2, Some(word));
+        assert!(!w.asked().contains_key(&2), "{policy:?}");
+        w.say(2, None);
+        assert!(w.asked().contains_key(&2), "{policy:?}");
+        // Whom nobody hears any more may have changed its mind.
+        w.say(2, Some(word));
+        w.now = w.now + Nanos::from_millis(1001);
+        w.have(&[(1, 0), (2, 0), (3, 0), (4, 0)]);
+        assert!(w.asked().contains_key(&2), "{policy:?}");
+    }
+}
+
+#[test]
+fn when_most_are_unwell_health_does_not_count() {
+    let mut w = World::new(snapshot(Policy::Random, (1..=4).map(|n| Backend::new(id(n)))));
+    w.have(&[(1, 0), (2, 0), (3, 0), (4, 0)]);
+    // Half of them are not most, and who is busy is not unwell.
+    w.say(1, Some(RejectReason::Unhealthy));
+    w.say(2, Some(RejectReason::Down));
+    w.say(3, Some(RejectReason::Overloaded));
+    w.watch(&[]);
+    assert!(!w.picker.panics(WEB));
+    assert_eq!(w.asked().keys().copied().collect::<Vec<_>>(), [4]);
+    // Who does not answer counts, too.
+    w.watch(&[3]);
+    assert!(w.picker.panics(WEB));
+    assert_eq!(w.asked().keys().copied().collect::<Vec<_>>(), [1, 2, 4], "all but the busy one");
+    for n in 0..20 {
+        w.flows = n;
+        let Picked { backend, panic, .. } = w.ask(&[], |_| true).unwrap();
+        assert_eq!(panic, backend != id(4), "who is well may refuse as ever");
+    }
+    // A new list does not end it, the next look does.
+    w.picker.update(&w.snapshot, &w.snapshot);
+    assert!(w.picker.panics(WEB));
+    w.say(1, None);
+    w.watch(&[]);
+    assert!(!w.picker.panics(WEB));
+    assert_eq!(w.asked().keys().copied().collect::<Vec<_>>(), [1, 4]);
+}
+
+#[test]
+fn who_is_drained_or_refuses_by_the_list_does_not_count_among_the_unwell() {
+    let mut backends: Vec<_> = (1..=3).map(|n| Backend::new(id(n))).collect();
+    backends[2].admission = Admission::Refuse;
+    let mut w = World::new(snapshot(Policy::Random, backends.into_iter()));
+    w.say(3, Some(RejectReason::Unhealthy));
+    w.say(1, Some(RejectReason::Unhealthy));
+    w.watch(&[]);
+    assert!(!w.picker.panics(WEB), "one of two");
+    w.watch(&[2]);
+    assert!(w.picker.panics(WEB), "both");
+}
+
+#[test]
+fn who_wants_half_of_its_weight_gets_half_of_it() {
+    for policy in Policy::ALL.into_iter().filter(|&p| p != Policy::ConsistentHash) {
+        let mut w = World::new(weighted(policy));
+        let flows = 100_000;
+        for _ in 0..flows {
+            if w.flows.is_multiple_of(100) {
+                w.now = w.now + Nanos::from_millis(20);
+                for (n, _) in WEIGHTS {
+                    let share = if n == 4 { 50 } else { 100 };
+                    w.picker.heard(w.now, (WEB, id(n)), w.live[&id(n)], News::Told(None, share));
+                }
+            }
+            w.place(|_| true);
+        }
+        for (n, weight) in [(1, 100), (2, 300), (3, 1000), (4, 300)] {
+            let (has, due) = (f64::from(w.live[&id(n)]), f64::from(weight) / 1700.0);
+            let share = has / f64::from(flows);
+            assert!((share / due - 1.0).abs() < 0.04, "{policy:?} {n}: {share} for {due}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Which backend a tracker picks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jlb_role::{Reason, Without};
@@ -188,4 +188,67 @@ fn what_backends_say_unasked_counts_if_it_is_for_this_worker_and_of_this_list() 
     w.open(&Flow::new(RESET, 0));
     let control = w.one().control;
     assert_eq!((control.backend, control.load.live), (Some(BACKENDS[1]), 6));
+}
+
+#[test]
+fn who_says_that_it_wants_no_flows_is_asked_last_and_again_when_it_says_otherwise() {
+    let mut w = World::new(T1);
+    let first = |w: &mut World| {
+        let asked: BTreeSet<_> = (0..12)
+            .map(|n| {
+                w.open(&Flow::new(RESET, n));
+                w.one().control.backend.unwrap()
+            })
+            .collect();
+        asked.contains(&BACKENDS[0])
+    };
+    assert!(first(&mut w));
+    w = World::new(T1);
+    w.words.insert(BACKENDS[0], RejectReason::Overloaded);
+    w.load_by(BACKENDS[0], 0, (1, 0));
+    assert!(!first(&mut w));
+    w = World::new(T1);
+    // What it says to a flow counts as well, and an end of it is told.
+    w.say(BACKENDS[0], &Flow::new(RESET, 20), Kind::Reject, |c| {
+        (c.backend, c.reason) = (Some(BACKENDS[0]), RejectReason::Unhealthy);
+    });
+    w.drops();
+    assert!(!first(&mut w));
+    w = World::new(T1);
+    w.words.insert(BACKENDS[0], RejectReason::Down);
+    w.load_by(BACKENDS[0], 0, (1, 0));
+    w.words.clear();
+    w.load_by(BACKENDS[0], 0, (1, 0));
+    assert!(first(&mut w));
+}
+
+#[test]
+fn in_a_panic_the_unwell_are_asked_to_take_flows_and_the_second_passes_it_on() {
+    let mut w = World::new(T1);
+    let panic = |w: &World| w.metric("jlb_service_panic", &[("service", "web")]);
+    for &backend in &BACKENDS[..3] {
+        w.words.insert(backend, RejectReason::Unhealthy);
+        w.load_by(backend, 0, (1, 0));
+    }
+    assert_eq!(panic(&w), 0.0);
+    w.run(20);
+    assert_eq!((panic(&w), w.metric("jlb_service_panic", &[("service", "dns")])), (1.0, 0.0));
+    for n in 0..12 {
+        w.open(&Flow::new(RESET, n));
+        let control = w.one().control;
+        let well = control.backend == Some(BACKENDS[3]);
+        assert_eq!(control.flags.has(Flags::PANIC), !well);
+    }
+    w.words.clear();
+    w.load_by(BACKENDS[0], 0, (1, 0));
+    w.run(20);
+    assert_eq!(panic(&w), 0.0);
+
+    let mut w = World::new(T2);
+    let flow = Flow::new(RESET, 0);
+    for flags in [Flags::PANIC, Flags(0)] {
+        w.open_by_with(T1, &flow, |c| (c.backend, c.flags) = (Some(BACKENDS[0]), flags));
+        let asked = w.one();
+        assert_eq!((asked.to, asked.control.flags), (BACKENDS[0], flags));
+    }
 }

@@ -16,7 +16,7 @@ use jlb_role::{
 use jlb_wire::{
     Body, BodyKind, BootId, Control, Epoch, FiveTuple, Flags, Incarnation, Kind, LoadReport,
     MAX_BODY_PAYLOAD, MAX_FLOW_HEADERS, MacKey, MacKeys, MemberId, Outer, Probe, Protocol, Refresh,
-    RefreshRecord, ServiceLoad, SoleOwner, Version, body_flags, flow_headers,
+    RefreshRecord, RejectReason, ServiceLoad, SoleOwner, Version, body_flags, flow_headers,
 };
 
 use crate::{Tracker, TrackerConfig, TrackerEvent};
@@ -210,6 +210,8 @@ pub(super) struct World {
     pub(super) deaf: BTreeSet<MemberId>,
     /// Such orders that came to each backend, by their flags.
     pub(super) orders: BTreeMap<(MemberId, u16), usize>,
+    /// What backends say of new flows, in their Loads.
+    pub(super) words: BTreeMap<MemberId, RejectReason>,
     /// Pulls that came to each backend.
     pub(super) pulls: BTreeMap<MemberId, usize>,
     /// When there is one, answers to pulls go there and not to the tracker.
@@ -269,6 +271,7 @@ impl World {
             has: BTreeMap::new(),
             deaf: BTreeSet::new(),
             orders: BTreeMap::new(),
+            words: BTreeMap::new(),
             pulls: BTreeMap::new(),
             held: None,
             out: Vec::new(),
@@ -589,7 +592,9 @@ impl World {
         let puppet = self.puppets.get_mut(&from).unwrap();
         let report = LoadReport { generation, live, cpu: 0, worker };
         let mut payload = [0; MAX_BODY_PAYLOAD];
-        let len = report.emit(&[ServiceLoad { service: 0, live }], &mut payload);
+        let unwilling = self.words.get(&from).copied();
+        let load = ServiceLoad { service: 0, live, unwilling, share: 100 };
+        let len = report.emit(&[load], &mut payload);
         puppet.peers.send_body(me, (BodyKind::Load, 0, 0), &payload[..len], &mut puppet.io);
         self.bring(from);
     }

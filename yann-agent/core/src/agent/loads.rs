@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jlb_map::Snapshot;
 use jlb_peers::Peers;
 use jlb_role::{Io, Nanos, PacketBuf};
-use jlb_wire::{BodyKind, LoadReport, MAX_BODY_PAYLOAD, MemberId, ServiceLoad};
+use jlb_wire::{BodyKind, LoadReport, MAX_BODY_PAYLOAD, MemberId, RejectReason, ServiceLoad};
 
 use super::refresh::REFRESH_SESSIONS;
 
@@ -18,8 +18,12 @@ const SAME_EVERY: Nanos = Nanos::from_millis(100);
 /// What a service has, and who was told of it.
 #[derive(Debug, Default)]
 pub(super) struct Loads {
-    /// Live flows by slot, which is the service's number. At most one for each service.
+    /// Live flows by the service's number in the list. At most one for each service.
     live: BTreeMap<u16, u32>,
+    /// Services of which the host wants no new flows, and why.
+    words: BTreeMap<u16, RejectReason>,
+    /// Services of which it wants less than all of its weight.
+    shares: BTreeMap<u16, u8>,
     /// Of the host, 0 ..= 65535 for 0 ..= 1.
     pub(super) cpu: u16,
     /// Workers of trackers, which have pulled. As many as there are sessions at most.
@@ -33,12 +37,31 @@ pub(super) struct Loads {
 
 impl Loads {
     /// The kernel half says how many live flows a service has.
-    pub(super) fn set(&mut self, slot: u16, live: u32) {
-        self.changed |= self.live.insert(slot, live) != Some(live);
+    pub(super) fn set(&mut self, service: u16, live: u32) {
+        self.changed |= self.live.insert(service, live) != Some(live);
     }
 
-    pub(super) fn of(&self, slot: u16) -> Option<u32> {
-        self.live.get(&slot).copied()
+    /// The host wants no new flows of a service, or wants them again.
+    pub(super) fn set_word(&mut self, service: u16, word: Option<RejectReason>) {
+        let former = match word {
+            Some(reason) => self.words.insert(service, reason),
+            None => self.words.remove(&service),
+        };
+        self.changed |= former != word;
+    }
+
+    /// How much of its weight the host wants to have, in per cent.
+    pub(super) fn set_share(&mut self, service: u16, share: u8) {
+        let former = if share < ServiceLoad::ALL {
+            self.shares.insert(service, share)
+        } else {
+            self.shares.remove(&service)
+        };
+        self.changed |= former.unwrap_or(ServiceLoad::ALL) != share;
+    }
+
+    pub(super) fn of(&self, service: u16) -> Option<u32> {
+        self.live.get(&service).copied()
     }
 
     /// A tracker's worker pulls: it places flows.
@@ -53,6 +76,8 @@ impl Loads {
     /// Another list: its services have other numbers.
     pub(super) fn renumber(&mut self, snapshot: &Snapshot) {
         self.live.clear();
+        self.words.clear();
+        self.shares.clear();
         self.listeners.retain(|(tracker, _)| snapshot.member(*tracker).is_some());
     }
 
@@ -75,8 +100,12 @@ impl Loads {
             return;
         }
         (self.changed, self.told) = (false, now);
-        let services: Vec<_> =
-            self.live.iter().map(|(&service, &live)| ServiceLoad { service, live }).collect();
+        let load = |(&service, &live)| {
+            let unwilling = self.words.get(&service).copied();
+            let share = self.shares.get(&service).copied().unwrap_or(ServiceLoad::ALL);
+            ServiceLoad { service, live, unwilling, share }
+        };
+        let services: Vec<_> = self.live.iter().map(load).collect();
         let generation = peers.snapshot().generation();
         let live = services.iter().fold(0, |sum: u32, s| sum.saturating_add(s.live));
         for &(tracker, worker) in &self.listeners {

@@ -16,11 +16,11 @@ use jlb_role::{
 };
 use jlb_wire::{
     BodyKind, BootId, FiveTuple, Flags, Incarnation, Kind, Load, MAX_FLOW_HEADERS, MemberId,
-    Refresh, RefreshRecord, flow_headers,
+    Refresh, RefreshRecord, RejectReason, ServiceLoad, flow_headers,
 };
 
 use crate::maps::Standing;
-use crate::{BackendWord, EventKind, KernelEvent, USER_WORKER, first_sequence};
+use crate::{BackendWord, EventKind, KernelEvent, NO_SERVICE, USER_WORKER, first_sequence};
 pub use closes::{CLOSE_REPEATS, FIRST_REPEAT};
 use closes::{Closes, Due, Target};
 pub use loads::LOAD_EVERY;
@@ -76,12 +76,21 @@ pub enum AgentEvent {
     Snapshot(Arc<Snapshot>),
     /// The host's CPU load, 0 ..= 65535 for 0 ..= 1.
     Cpu(u16),
-    /// How many live flows a service has, by its slot: for services of which no event has told yet.
+    /// How many live flows a service has, by its number in the list: for services of which no event has told yet.
     Live {
-        /// Of the service.
-        slot: u16,
+        /// The service.
+        service: u16,
         /// Its flows.
         live: u32,
+    },
+    /// The host wants no new flows of a service, by its number in the list, or wants them again. To be said anew after a new list.
+    Word {
+        /// The service.
+        service: u16,
+        /// Why it refuses: one that [is told](RejectReason::is_told).
+        word: Option<RejectReason>,
+        /// Per cent of its weight that it wants to have, 1 to 100.
+        share: u8,
     },
     /// What a [`jlb_role::Report::Collect`] ordered. One collection may answer many of these reports, if it was begun after
     /// the last of them: the kernel half held the boots that they name for current, as long as it takes until no program
@@ -248,7 +257,7 @@ impl<R: Rules> Agent<R> {
             }
             return;
         };
-        if e.kind.has_load() {
+        if e.kind.has_load() && e.service != NO_SERVICE {
             self.loads.set(e.service, e.live);
         }
         match e.kind {
@@ -425,7 +434,11 @@ impl<B: PacketBuf, R: Rules> Role<B> for Agent<R> {
                 self.mind_owners(now, io);
             }
             AgentEvent::Cpu(cpu) => self.loads.cpu = cpu,
-            AgentEvent::Live { slot, live } => self.loads.set(slot, live),
+            AgentEvent::Live { service, live } => self.loads.set(service, live),
+            AgentEvent::Word { service, word, share } => {
+                self.loads.set_word(service, word);
+                self.loads.set_share(service, share.clamp(1, ServiceLoad::ALL));
+            }
             AgentEvent::Flows { tracker, nonce, counter, records } => {
                 let flows = Flows { tracker, nonce, counter, records };
                 self.sessions.collected(now, &flows);

@@ -3,12 +3,12 @@
 use jlb_flow::PARTITIONS;
 use jlb_map::{Family, MemberRole, ReturnPath, Snapshot};
 use jlb_role::{Rule, Rules};
-use jlb_wire::{BootId, MemberId, Version};
+use jlb_wire::{BootId, MemberId, RejectReason, Version};
 
 use super::{Kernel, window};
 use crate::maps::{
     AddressKey, Egress, Host, Key, MAX_EGRESS, Member, MemberAt, Service, ServiceKey, Standing,
-    Vip, WindowKey, host_flags,
+    Vip, WindowKey, host_flags, service_admission,
 };
 
 /// What a snapshot becomes in the maps of one backend host. The daemon writes the same.
@@ -38,7 +38,11 @@ impl Configuration {
             let value = Service {
                 max_connections: backend.max_connections.map_or(0, core::num::NonZeroU32::get),
                 slot,
-                admission: if service.admits(me) { 1 } else { 2 },
+                admission: if service.admits(me) {
+                    service_admission::ACCEPT
+                } else {
+                    service_admission::REFUSE
+                },
                 return_path: service.return_path as u8,
             };
             for &vip in &service.vips {
@@ -104,7 +108,7 @@ fn host(me: MemberId, snapshot: &Snapshot) -> Host {
 
 impl<R: Rules> Kernel<R> {
     /// A new member list. Live flows, answers, boot ids and windows stay; live flows are counted again, since slots
-    /// may have changed.
+    /// may have changed. What the host said of its services is to be said again.
     pub fn configure(&mut self, snapshot: &Snapshot) {
         let c = Configuration::new(self.me, snapshot);
         let Host { cpu, max_connections, .. } = self.host;
@@ -170,6 +174,13 @@ impl<R: Rules> Kernel<R> {
         if self.boots.get(&member) == Some(&boot) && key.worker < window::WORKERS {
             let highest = self.windows.get(&key).map_or(0, |window| window.highest);
             self.windows.insert(key, window::starting_at(highest.max(sequence)));
+        }
+    }
+
+    /// The host itself refuses new flows of the service in that slot, or takes them again.
+    pub fn set_word(&mut self, slot: u16, word: Option<RejectReason>) {
+        for service in self.services.values_mut().filter(|service| service.slot == slot) {
+            *service = service.with_word(word);
         }
     }
 

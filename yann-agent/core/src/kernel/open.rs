@@ -169,8 +169,8 @@ impl<R: Rules> Kernel<R> {
         if now.since(self.heartbeat) > HEARTBEAT_LIMIT {
             return refused(RejectReason::AgentDown);
         }
-        if service.admission != 1 {
-            return refused(RejectReason::Refuse);
+        if let Some(reason) = service.refusal().filter(|&reason| !overrides(m, reason)) {
+            return refused(reason);
         }
         if self.host.flags & host_flags::DRAIN != 0 {
             return refused(RejectReason::Drain);
@@ -300,6 +300,12 @@ impl<R: Rules> Kernel<R> {
         let counter = self.record_refusal(now, m, reason, slot)?;
         self.reject(m, Refusal { reason, counter, slot }, sockets)
     }
+}
+
+/// Whether the Open is not to be refused for that reason, which the host gave by itself.
+fn overrides(m: &Believed<'_>, reason: RejectReason) -> bool {
+    reason == RejectReason::Overloaded && m.has(Flags::FORCE)
+        || reason.is_of_health() && m.has(Flags::PANIC)
 }
 
 /// The flow's answers go to whoever asked last.

@@ -1,0 +1,234 @@
+//! Whether the services of this host work: what is configured as `[[health]]`, each check in a task of its own.
+
+mod exec;
+mod http;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::net::SocketAddr;
+
+use jlb_config::HealthCheck;
+use jlb_map::Snapshot;
+use jlb_role::{Metric, MetricKind, MetricSink};
+use jlb_wire::{MemberId, RejectReason, ServiceLoad};
+use jlb_yann_core::willing::{Application, Health, refusal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use probe::Failure;
+
+static UP: Metric = Metric {
+    name: "jlb_health_up",
+    help: "1: no health check of the service on this host is down.",
+    kind: MetricKind::Gauge,
+};
+static CHECKS: Metric = Metric {
+    name: "jlb_health_checks_total",
+    help: "Tries of the health checks of a service on this host, by result.",
+    kind: MetricKind::Counter,
+};
+static AGENT_CHECKS: Metric = Metric {
+    name: "jlb_agent_checks_total",
+    help: "Questions to the application of a service, by result.",
+    kind: MetricKind::Counter,
+};
+
+/// Results that wait for the daemon at most; the tasks wait then.
+const WAITING: usize = 64;
+
+/// All checks of this host.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    watched: Vec<Watched>,
+    tell: mpsc::Sender<(usize, Tried)>,
+    told: mpsc::Receiver<(usize, Tried)>,
+    /// Ended when dropped.
+    tasks: JoinSet<()>,
+}
+
+/// A check and what it has found.
+#[derive(Debug)]
+struct Watched {
+    check: HealthCheck,
+    /// Where; `None` while the service is not one of this host.
+    target: Option<SocketAddr>,
+    health: Health,
+    application: Application,
+    counts: Counts,
+    agent_counts: Counts,
+}
+
+/// By result.
+type Counts = BTreeMap<&'static str, u64>;
+
+/// What came of a try.
+#[derive(Debug)]
+enum Tried {
+    Probe(Result<(), Failure>),
+    Agent(Result<Vec<u8>, Failure>),
+}
+
+impl Checks {
+    /// None has begun: [`Self::aim`] does that.
+    pub(crate) fn new(checks: &[HealthCheck]) -> Self {
+        let (tell, told) = mpsc::channel(WAITING);
+        let watched = checks.iter().cloned().map(Watched::new).collect();
+        Self { watched, tell, told, tasks: JoinSet::new() }
+    }
+
+    /// Checks the services that this list gives this host, on their VIPs. What was found stays. Inside of a tokio runtime.
+    pub(crate) fn aim(&mut self, cluster: &Snapshot, me: MemberId) {
+        let targets: Vec<_> = self.watched.iter().map(|w| target(&w.check, cluster, me)).collect();
+        if self.watched.iter().map(|w| w.target).eq(targets.iter().copied()) {
+            return;
+        }
+        self.tasks = JoinSet::new();
+        for (index, (watched, target)) in self.watched.iter_mut().zip(targets).enumerate() {
+            watched.target = target;
+            let Some(target) = target else { continue };
+            let (check, tell) = (watched.check.clone(), self.tell.clone());
+            self.tasks.spawn(watch(check, target, index, tell));
+        }
+    }
+
+    /// Waits until a try changes whether some service is wanted. Loses nothing when dropped.
+    pub(crate) async fn changed(&mut self) {
+        if self.watched.is_empty() {
+            return pending().await;
+        }
+        loop {
+            // It has a sender of its own, so that never ends.
+            let Some((index, tried)) = self.told.recv().await else { return pending().await };
+            if self.watched.get_mut(index).is_some_and(|watched| watched.take(tried)) {
+                return;
+            }
+        }
+    }
+
+    /// Why this host wants no new flows of a service, if it wants none.
+    pub(crate) fn refusal(&self, service: &str, overloaded: bool) -> Option<RejectReason> {
+        let ours = || self.watched.iter().filter(|w| w.check.service == service);
+        let healthy = ours().all(|w| w.health.is_up());
+        let words = ours().filter_map(|w| w.application.refusal());
+        // Down is worse than drained.
+        let application = words.max_by_key(|reason| reason.is_of_health());
+        refusal(healthy, application, overloaded)
+    }
+
+    /// Per cent of its weight that this host wants to have in a service, 1 to 100.
+    pub(crate) fn share(&self, service: &str) -> u8 {
+        let ours = self.watched.iter().filter(|w| w.check.service == service);
+        ours.map(|w| w.application.share()).min().unwrap_or(ServiceLoad::ALL)
+    }
+
+    /// Gives `jlb_health_…` and `jlb_agent_checks_total`.
+    pub(crate) fn collect(&self, out: &mut dyn MetricSink) {
+        let mut up = BTreeMap::new();
+        for w in self.watched.iter().filter(|w| w.check.probe.is_some()) {
+            *up.entry(w.check.service.as_str()).or_insert(true) &= w.health.is_up();
+        }
+        for (service, up) in up {
+            out.value(&UP, &[("service", service)], u8::from(up).into());
+        }
+        self.collect_results(&CHECKS, |w| &w.counts, out);
+        self.collect_results(&AGENT_CHECKS, |w| &w.agent_counts, out);
+    }
+
+    fn collect_results(
+        &self,
+        metric: &'static Metric,
+        counts: impl Fn(&Watched) -> &Counts,
+        out: &mut dyn MetricSink,
+    ) {
+        let mut sums = BTreeMap::new();
+        for w in &self.watched {
+            for (&result, n) in counts(w) {
+                *sums.entry((w.check.service.as_str(), result)).or_insert(0) += n;
+            }
+        }
+        for ((service, result), n) in sums {
+            out.value(metric, &[("service", service), ("result", result)], n as f64);
+        }
+    }
+}
+
+impl Watched {
+    fn new(check: HealthCheck) -> Self {
+        let health = Health::new(check.rise, check.fall);
+        let (application, counts, agent_counts) = Default::default();
+        Self { check, target: None, health, application, counts, agent_counts }
+    }
+
+    /// Gives whether it changed anything.
+    fn take(&mut self, tried: Tried) -> bool {
+        let service = &self.check.service;
+        match tried {
+            Tried::Probe(result) => {
+                let label = result.as_ref().map_or_else(Failure::label, |()| "passed");
+                *self.counts.entry(label).or_default() += 1;
+                let changed = self.health.take(result.is_ok());
+                match result {
+                    Ok(()) if changed => info!("`{service}` is up: its health check passes"),
+                    Err(e) if changed => warn!("`{service}` is down: its health check failed: {e}"),
+                    Ok(()) | Err(_) => {}
+                }
+                changed
+            }
+            Tried::Agent(Ok(said)) => {
+                let was = self.application;
+                let known = self.application.take(&said);
+                let label = if known { "understood" } else { "not_understood" };
+                *self.agent_counts.entry(label).or_default() += 1;
+                let (refusal, share) = (self.application.refusal(), self.application.share());
+                if was.refusal() != refusal {
+                    let said = String::from_utf8_lossy(&said).trim_end().escape_debug().to_string();
+                    let wants = refusal.map_or("new flows", RejectReason::label);
+                    info!("`{service}`: the application says \"{said}\": {wants}");
+                }
+                (was.refusal(), was.share()) != (refusal, share)
+            }
+            // Whether the application can be reached is the health check's matter: its last word stands.
+            Tried::Agent(Err(e)) => {
+                *self.agent_counts.entry(e.label()).or_default() += 1;
+                false
+            }
+        }
+    }
+}
+
+/// Where a check goes; `None` when this host does not serve that service.
+fn target(check: &HealthCheck, cluster: &Snapshot, me: MemberId) -> Option<SocketAddr> {
+    let service = cluster.services().iter().find(|s| s.name == check.service)?;
+    service.backend(me)?;
+    let vip = service.vips.first().map(|&vip| SocketAddr::new(vip, service.port));
+    check.target.or(vip)
+}
+
+/// Tries for ever.
+async fn watch(
+    check: HealthCheck,
+    target: SocketAddr,
+    index: usize,
+    tell: mpsc::Sender<(usize, Tried)>,
+) {
+    loop {
+        if let Some(probe) = &check.probe {
+            let result = probe::probe(probe, target, check.timeout).await;
+            if tell.send((index, Tried::Probe(result))).await.is_err() {
+                return;
+            }
+        }
+        if let Some(address) = check.agent_check {
+            let said = probe::listen(address, check.timeout).await;
+            if tell.send((index, Tried::Agent(said))).await.is_err() {
+                return;
+            }
+        }
+        sleep(check.interval).await;
+    }
+}

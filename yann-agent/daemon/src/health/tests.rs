@@ -1,0 +1,222 @@
+//! The checks against real servers and real commands.
+
+use std::time::{Duration, Instant};
+
+use jlb_config::{HealthProbe, HttpProbe};
+use jlb_role::Samples;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+}
+
+/// A server on loopback that says this to whoever connects, after it was sent something if it `listens` first.
+async fn server(says: &'static [u8], listens: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if listens {
+                let mut request = [0; 1024];
+                let len = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..len]).to_lowercase();
+                assert!(request.starts_with("get /health http/1.1\r\n"), "{request}");
+                assert!(request.contains("\r\nhost: www.example.org\r\n"), "{request}");
+            }
+            let _ = stream.write_all(says).await;
+        }
+    });
+    address
+}
+
+fn asked(body: Option<&str>) -> HealthProbe {
+    HealthProbe::Http(HttpProbe {
+        path: "/health".into(),
+        host: Some("www.example.org".into()),
+        status: vec![200..=299, 404..=404],
+        body: body.map(str::to_owned),
+    })
+}
+
+fn command(words: &[&str]) -> HealthProbe {
+    HealthProbe::Exec { command: words.iter().map(|&w| w.to_owned()).collect() }
+}
+
+async fn tried(probe: &HealthProbe, target: SocketAddr, at_most: Duration) -> String {
+    probe::probe(probe, target, at_most).await.map_or_else(|e| e.to_string(), |()| "passed".into())
+}
+
+#[test]
+fn a_connection_is_made_or_not() {
+    run(async {
+        let there = server(b"", false).await;
+        assert_eq!(tried(&HealthProbe::Tcp, there, PATIENCE).await, "passed");
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let said = tried(&HealthProbe::Tcp, gone, PATIENCE).await;
+        assert!(said.contains("refused"), "{said}");
+    });
+}
+
+#[test]
+fn an_answer_by_http_is_judged_by_status_and_text() {
+    run(async {
+        let answers: [(&[u8], &str, &str); 6] = [
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nI'm fine", "fine", "passed"),
+            (b"HTTP/1.1 404 Gone\r\nConnection: close\r\n\r\nI'm fine", "I'm", "passed"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nI'm fine", "well", "does not have"),
+            (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nfine", "fine", "status 500"),
+            (b"HTTP/1.1 302 No\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "", "status 302"),
+            (b"SSH-2.0-x\r\n", "", "invalid HTTP"),
+        ];
+        for (answer, text, expected) in answers {
+            let target = server(answer, true).await;
+            let body = Some(text).filter(|text| !text.is_empty());
+            let said = tried(&asked(body), target, PATIENCE).await;
+            assert!(said.contains(expected), "{said}, not {expected}");
+        }
+    });
+}
+
+#[test]
+fn what_takes_too_long_has_failed() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        let short = Duration::from_millis(50);
+        assert!(tried(&asked(None), target, short).await.contains("within 50ms"));
+        let silent = probe::listen(target, short).await.unwrap_err();
+        assert_eq!(silent.label(), "timeout");
+    });
+}
+
+#[test]
+fn a_command_is_judged_by_its_exit_code_and_no_shell_reads_it() {
+    run(async {
+        let target = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(tried(&command(&["true"]), target, PATIENCE).await, "passed");
+        assert_eq!(
+            tried(&command(&["test", "$HOME", "=", "$HOME"]), target, PATIENCE).await,
+            "passed"
+        );
+        let failed = tried(&command(&["test", "a", "=", "b"]), target, PATIENCE).await;
+        assert!(failed.contains("exit status: 1"), "{failed}");
+        let missing = tried(&command(&["/no/such/program"]), target, PATIENCE).await;
+        assert!(missing.contains("cannot run `/no/such/program`"), "{missing}");
+    });
+}
+
+#[test]
+fn a_command_that_hangs_is_killed_with_all_that_it_started() {
+    run(async {
+        let target = "127.0.0.1:1".parse().unwrap();
+        // A number that no other process has in its command line.
+        let time = format!("{}.{}", 7_000_000 + std::process::id(), 5);
+        let script = format!("sleep {time} & sleep {time}");
+        let begin = Instant::now();
+        let probe = command(&["sh", "-c", &script]);
+        let said = tried(&probe, target, Duration::from_millis(200)).await;
+        assert!(said.contains("within 200ms") && begin.elapsed() < PATIENCE, "{said}");
+        // Whoever adopts the orphan reaps it in a moment.
+        while is_alive(&time) {
+            assert!(begin.elapsed() < PATIENCE, "left behind");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(children().filter(|state| *state == 'Z').count(), 0, "zombies");
+    });
+}
+
+/// Whether a process that is no zombie has that word in its command line.
+fn is_alive(word: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes
+        .filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
+        .any(|line| line.split(|&b| b == 0).any(|w| w == word.as_bytes()))
+}
+
+/// States of our children.
+fn children() -> impl Iterator<Item = char> {
+    let ours = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes.filter_map(move |p| {
+        let stat = std::fs::read_to_string(p.path().join("stat")).ok()?;
+        // pid (name) state parent …
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let state = fields.next()?.chars().next()?;
+        (fields.next()? == ours).then_some(state)
+    })
+}
+
+fn check(service: &str, probe: Option<HealthProbe>, agent: Option<SocketAddr>) -> HealthCheck {
+    HealthCheck {
+        service: service.into(),
+        probe,
+        agent_check: agent,
+        target: None,
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_secs(1),
+        rise: 1,
+        fall: 2,
+    }
+}
+
+fn metric(checks: &Checks, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let mut samples = Samples::default();
+    checks.collect(&mut samples);
+    samples.sum(name, labels)
+}
+
+#[test]
+fn what_checks_find_decides_about_their_own_service() {
+    run(async {
+        let mut checks = Checks::new(&[
+            check("web", Some(HealthProbe::Tcp), None),
+            check("web", Some(HealthProbe::Tcp), None),
+            check("mail", None, Some("127.0.0.1:1".parse().unwrap())),
+        ]);
+        let fail = || Tried::Probe(Err(Failure::Status(500)));
+        assert!(!checks.watched[0].take(fail()));
+        assert_eq!(checks.refusal("web", false), None, "one failure is none");
+        assert!(checks.watched[0].take(fail()));
+        assert!(!checks.watched[1].take(Tried::Probe(Ok(()))));
+        let unhealthy = Some(RejectReason::Unhealthy);
+        assert_eq!(checks.refusal("web", true), unhealthy, "one of two");
+        assert_eq!(checks.refusal("mail", true), Some(RejectReason::Overloaded));
+        assert_eq!(checks.refusal("ftp", false), None);
+        assert!(checks.watched[2].take(Tried::Agent(Ok(b"drain\n".to_vec()))));
+        assert!(checks.watched[2].take(Tried::Agent(Ok(b"40%\n".to_vec()))), "another share");
+        assert_eq!(
+            (checks.share("mail"), checks.share("web"), checks.share("ftp")),
+            (40, 100, 100)
+        );
+        assert!(!checks.watched[2].take(Tried::Agent(Err(Failure::Body))), "its last word stands");
+        assert_eq!(checks.refusal("mail", true), Some(RejectReason::Drain));
+        assert!(checks.watched[0].take(Tried::Probe(Ok(()))));
+        assert_eq!(checks.refusal("web", false), None);
+        let results = |result| {
+            metric(&checks, "jlb_health_checks_total", &[("service", "web"), ("result", result)])
+        };
+        assert_eq!((results("passed"), results("failed")), (2.0, 2.0));
+        assert_eq!(metric(&checks, "jlb_health_up", &[("service", "web")]), 1.0);
+        let words = [("service", "mail"), ("result", "understood")];
+        assert_eq!(metric(&checks, "jlb_agent_checks_total", &words), 2.0);
+    });
+}
+
+#[test]
+fn tasks_try_and_what_an_application_says_is_heard() {
+    run(async {
+        // It says more than a line, and does not hang up.
+        let agent = server(b"75% drain\nup ready\n", false).await;
+        let mut checks = Checks::new(&[check("web", None, Some(agent))]);
+        let (check, tell) = (checks.watched[0].check.clone(), checks.tell.clone());
+        checks.tasks.spawn(watch(check, agent, 0, tell));
+        tokio::time::timeout(PATIENCE, checks.changed()).await.unwrap();
+        assert_eq!(checks.refusal("web", false), Some(RejectReason::Drain));
+    });
+}
