@@ -7,6 +7,7 @@ mod hunting;
 mod hunting_plots;
 mod model;
 mod sim;
+mod tracker;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,8 @@ enum Command {
     Hotpath(hotpath::Arguments),
     /// Measure what a backend's reply costs at the egress, without a network card.
     Egress(hotpath::EgressArguments),
+    /// Measure what a new flow costs at the flow tracker that places it, without a network card.
+    Tracker(tracker::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
             Command::Hunting(arguments) => hunting::main(&arguments),
             Command::Hotpath(arguments) => hotpath::main(&arguments),
             Command::Egress(arguments) => hotpath::egress(&arguments),
+            Command::Tracker(arguments) => tracker::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {
