@@ -27,8 +27,10 @@ const STEADY: Nanos = Nanos::from_millis(4500);
 /// As many as the daemon's default.
 const PENDING: usize = 65_536;
 const REMEMBERED: usize = 262_144;
-/// What is left of closed flows, for as long as it stands: rounds take longer than 10 ms, most of it the bench's own.
-const CLOSED: usize = 400 * ROUND;
+/// Room for closed flows, of which something is left for 2 s, and for their tombstones: a round takes some 50 ms, most of it
+/// the bench's own. Where it is faster, it waits.
+const CLOSED: usize = 64 * ROUND;
+const TOMBSTONES: usize = 2 * CLOSED;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +87,8 @@ pub fn run_tracker(options: &NewFlows) -> Result<NewFlowFigures, SpeedError> {
         let bytes_per_flow = filled.circuit.grown() as f64 / f64::from(options.flows);
         drop(filled);
         let room = options.flows as usize + CLOSED;
-        let figures = Rig::new(&eal_too, 1, &options, (room, CLOSED))?.measure(options.rounds)?;
+        let figures =
+            Rig::new(&eal_too, 1, &options, (room, TOMBSTONES))?.measure(options.rounds)?;
         Ok::<_, SpeedError>(NewFlowFigures { bytes_per_flow, ..figures })
     })?;
     let figures = measured.join(PATIENCE)??;
@@ -222,7 +225,7 @@ impl Rig {
             let counts = self.circuit.lone.role().counts();
             let entries = counts.established.into_iter().chain(counts.closing).sum::<usize>();
             let room = self.capacity - entries.min(self.capacity);
-            if room >= 2 * ROUND && counts.tombstones + 2 * ROUND <= CLOSED {
+            if room >= 2 * ROUND && counts.tombstones + 2 * ROUND <= TOMBSTONES {
                 return Ok(());
             }
             self.settle()?;
