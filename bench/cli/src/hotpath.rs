@@ -2,7 +2,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use jlb_speed::{Figures, Hotpath, What, run};
+use jlb_speed::{Figures, Hotpath, Machine, What, run};
 use serde_json::json;
 
 #[derive(Debug, Args)]
@@ -85,14 +85,18 @@ fn measure(bench: &str, options: &Hotpath, in_json: bool) -> ExitCode {
     }
 }
 
-fn tell(f: &Figures, out: &mut impl io::Write) -> io::Result<()> {
-    let m = &f.machine;
+/// What it was measured on.
+pub(crate) fn tell_machine(m: &Machine, out: &mut impl io::Write) -> io::Result<()> {
     writeln!(out, "{}; L2 {}; Linux {}", m.cpu, m.l2, m.kernel)?;
     writeln!(
         out,
         "packet buffers in {}; transparent huge pages: {}; {} build",
         m.packet_memory, m.transparent_huge_pages, m.build
-    )?;
+    )
+}
+
+fn tell(f: &Figures, out: &mut impl io::Write) -> io::Result<()> {
+    tell_machine(&f.machine, out)?;
     if f.flows > 0 {
         writeln!(
             out,

@@ -8,6 +8,7 @@ mod hunting_plots;
 mod model;
 mod placement;
 mod sim;
+mod tracker;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,8 @@ enum Command {
     Hotpath(hotpath::Arguments),
     /// Measure what a backend's reply costs at the egress, without a network card.
     Egress(hotpath::EgressArguments),
+    /// Measure what a new flow costs at the flow tracker that places it, without a network card.
+    Tracker(tracker::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
             Command::WorkServer(arguments) => placement::serve(&arguments),
             Command::Hotpath(arguments) => hotpath::main(&arguments),
             Command::Egress(arguments) => hotpath::egress(&arguments),
+            Command::Tracker(arguments) => tracker::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

@@ -15,7 +15,8 @@ const GENEVE: usize = 8;
 /// What a frame to a member is wrapped in.
 pub(crate) struct Expected<'a> {
     pub(crate) snapshot: &'a Snapshot,
-    pub(crate) from: MacAddr,
+    /// Who sent it, and by which Ethernet address.
+    pub(crate) from: (MemberId, MacAddr),
     pub(crate) to: MemberId,
     pub(crate) source_port: u16,
 }
@@ -26,8 +27,8 @@ pub(crate) fn outer<'a>(frame: &'a [u8], expected: &Expected<'_>) -> Result<&'a 
     let link =
         headers.link.and_then(etherparse::LinkHeader::ethernet2).ok_or("no Ethernet header")?;
     same("destination address", link.destination, site::mac_of(expected.to).0)?;
-    same("source address", link.source, expected.from.0)?;
-    let ends = expected.snapshot.underlay_pair(site::ingress(), expected.to);
+    same("source address", link.source, expected.from.1.0)?;
+    let ends = expected.snapshot.underlay_pair(expected.from.0, expected.to);
     let (src, dst) = ends.ok_or("no such member")?;
     let behind = match &headers.net {
         Some(NetHeaders::Ipv4(h, _)) => {
@@ -65,8 +66,8 @@ pub(crate) fn data(geneve: &[u8], inner: &[u8], tuple: &FiveTuple) -> Result<(),
     same("inner packet", rest, inner)
 }
 
-/// Open: a Geneve header with one option, and the client's SYN as it was.
-pub(crate) fn open(geneve: &[u8], inner: &[u8]) -> Result<(), String> {
+/// A control message: a Geneve header with one option, and the inner packet as it must be.
+pub(crate) fn control(geneve: &[u8], inner: &[u8]) -> Result<(), String> {
     let options = geneve.first().map(|b| usize::from(b & 0x3f) * 4).ok_or("no Geneve header")?;
     let rest = geneve.get(GENEVE + options..).ok_or("no room for the options")?;
     same("inner packet", rest, inner)
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_packet_is_seen() {
         for v6 in [false, true] {
-            let snapshot = site::snapshot(v6).unwrap();
+            let snapshot = site::snapshot(v6, jlb_map::Policy::default()).unwrap();
             let traffic = Traffic { v6 };
             let mut client = [0; LONGEST];
             traffic.write(5, false, ([1; 6], [2; 6]), &mut client);
@@ -123,6 +124,7 @@ mod tests {
             let mut frame =
                 [&site::mac_of(to).0[..], &from.0, &ether_type, &wrapped, inner].concat();
             let check = |frame: &[u8]| {
+                let from = (site::ingress(), from);
                 let expected = Expected { snapshot: &snapshot, from, to, source_port: 50000 };
                 outer(frame, &expected).and_then(|rest| data(rest, inner, &tuple))
             };

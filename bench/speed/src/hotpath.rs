@@ -13,7 +13,7 @@ use crate::traffic::{MOST_FLOWS, What};
 use crate::{SpeedError, alu};
 
 /// Longest that a worker may take: 16 M flows are opened in under a minute.
-const PATIENCE: Duration = Duration::from_secs(1200);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ pub fn run(options: &Hotpath) -> Result<Figures, SpeedError> {
     }
     let borrowed = Borrowed::hugepages(Rig::MEMORY_MIB * u32::from(options.workers));
     let hugepages = borrowed.is_ok();
-    let eal = start(options.workers, hugepages)?;
+    let eal = start(options.workers, Rig::MEMORY_MIB * u32::from(options.workers), hugepages)?;
     let mut rigs = Vec::new();
     for worker in 0..options.workers {
         let (eal_too, options) = (eal.clone(), *options);
@@ -102,8 +102,8 @@ pub fn run(options: &Hotpath) -> Result<Figures, SpeedError> {
     Ok(figures(&all, options, Machine::here(hugepages)))
 }
 
-fn start(workers: u8, hugepages: bool) -> Result<Eal, SpeedError> {
-    let needed = Rig::MEMORY_MIB * u32::from(workers);
+/// DPDK for so many workers and MiB of packet memory.
+pub(crate) fn start(workers: u8, needed: u32, hugepages: bool) -> Result<Eal, SpeedError> {
     // The last ones: CPU 0 also serves interrupts.
     let allowed = sched_getaffinity(Pid::from_raw(0)).map_err(SpeedError::Affinity)?;
     let mut cpus: Vec<u16> = (0..nix::sched::CpuSet::count() as u16)

@@ -1,5 +1,5 @@
 //! How fast the packet path is, measured on the production code: a worker of `jlb-runtime` with the role of
-//! `jlb-ingress`, on real packet buffers. Only the network card is missing: in its place is a ring of DPDK, which the
+//! `jlb-ingress` or `jlb-flowtracker`, on real packet buffers. Only the network card is missing: in its place is a ring of DPDK, which the
 //! bench fills before and empties after each turn of the worker's loop, on the same core.
 //!
 //! What makes a figure honest here:
@@ -14,15 +14,19 @@
 mod alu;
 mod cable;
 mod check;
+mod circuit;
 mod error;
 mod hotpath;
 mod machine;
 mod members;
 mod rig;
 mod site;
+mod tracker;
 mod traffic;
 
 pub use error::SpeedError;
 pub use hotpath::{Figures, Hotpath, run};
+pub use jlb_map::Policy;
 pub use machine::Machine;
+pub use tracker::{NewFlowFigures, NewFlows, run_tracker};
 pub use traffic::What;

@@ -1,18 +1,17 @@
-//! One worker on its cable, with the cluster around it.
+//! The ingress of one worker, with the flows whose packets are measured.
 
 use std::sync::Barrier;
 use std::time::Instant;
 
-use jlb_dpdk::{Eal, Mbuf, Mempool, ROOM};
+use jlb_dpdk::{Eal, Mbuf};
 use jlb_ingress_core::{Ingress, IngressConfig};
+use jlb_map::Policy;
 use jlb_role::{AllRules, BURST, Burst, Nanos, PacketBuf, WorkerId};
-use jlb_runtime::{Clock, Lone, MacAddr};
-use jlb_wire::{BootId, Content, FiveTuple, Outer, Protocol};
+use jlb_wire::{BootId, Content, FiveTuple, Kind, Outer, Protocol};
 
-use crate::cable::Cable;
 use crate::check::{self, Expected};
+use crate::circuit::{Circuit, US};
 use crate::hotpath::Hotpath;
-use crate::machine::resident;
 use crate::members::{Members, Read};
 use crate::traffic::{Draw, ETHERNET, LONGEST, MOST_FLOWS, Traffic, What};
 use crate::{SpeedError, site};
@@ -22,15 +21,11 @@ const MOST: usize = 16_384;
 /// Rounds before the first that counts.
 const WARM_UP: u32 = 3;
 /// The tables are filled to 90 % of their capacity.
-const FILL: (u64, u64) = (9, 10);
+pub(crate) const FILL: (u64, u64) = (9, 10);
 /// As many as the daemon's default.
 const PENDING: usize = 16_384;
 /// Flows that are opened at once, before the tick that would ask again.
 const OPENED_AT_ONCE: usize = 8 * BURST;
-/// The bench's own address.
-const US: [u8; 6] = [2, 0, 0, 0, 0xff, 0xfe];
-/// What the members need to ask each other: agents ask once a second.
-const ACQUAINTED: Nanos = Nanos::from_secs(5);
 
 /// What one worker measured, in nanoseconds per packet.
 #[derive(Debug, Default)]
@@ -48,11 +43,7 @@ pub(crate) struct Measured {
 }
 
 pub(crate) struct Rig {
-    lone: Lone<Ingress<Mbuf>>,
-    clock: Clock,
-    mac: MacAddr,
-    cable: Cable,
-    members: Members,
+    circuit: Circuit<Ingress<Mbuf>>,
     traffic: Traffic,
     what: What,
     /// Established flows of this worker.
@@ -64,7 +55,6 @@ pub(crate) struct Rig {
     /// The round that comes, and which flow each of its packets is of.
     bursts: Vec<Burst<Mbuf>>,
     numbers: Vec<u32>,
-    out: Vec<Mbuf>,
     measured: Measured,
 }
 
@@ -99,11 +89,9 @@ impl Rig {
 
     /// A worker whose flows are all established.
     pub(crate) fn new(eal: &Eal, worker: u8, options: &Hotpath) -> Result<Self, SpeedError> {
-        let snapshot = site::snapshot(options.v6)?;
+        let snapshot = site::snapshot(options.v6, Policy::default())?;
         let traffic = Traffic { v6: options.v6 };
-        let (mut cable, mut queues) = Cable::new(eal, worker, Self::BUFFERS)?;
-        let harness_ns = cable.cost(&mut queues.0)?;
-        let members = Members::new(&snapshot, Nanos::ZERO);
+        let members = Members::new(site::ingress(), &snapshot, Nanos::ZERO);
         let (flows, fresh) = own_flows(worker, options, &members, traffic);
         let capacity = (flows.len() + fresh.len()) as u64 * FILL.1 / FILL.0 + 1;
         let config = IngressConfig {
@@ -115,18 +103,12 @@ impl Rig {
             flow_capacity: capacity as usize,
             pending_capacity: if fresh.is_empty() { PENDING } else { 2 * PENDING },
         };
-        let (clock, link) = (Clock::start(), cable.link());
-        let pool = Mempool::new(eal, Self::BUFFERS, ROOM)?;
-        let neighbours = site::neighbours(&snapshot);
-        let before = resident();
-        let role = Ingress::new(config, snapshot, AllRules, clock.now())?;
-        let lone = Lone::new(role, queues, link, pool, &neighbours, clock);
+        let circuit = Circuit::new(eal, worker, Self::BUFFERS, members, |now| {
+            Ingress::new(config, snapshot, AllRules, now)
+        })?;
+        let harness_ns = circuit.harness_ns;
         let mut rig = Self {
-            lone,
-            clock,
-            mac: link.0,
-            cable,
-            members,
+            circuit,
             traffic,
             what: options.what,
             flows,
@@ -134,18 +116,17 @@ impl Rig {
             draw: Draw::new(),
             bursts: std::iter::repeat_with(Burst::new).take(options.what.round() / BURST).collect(),
             numbers: Vec::new(),
-            out: Vec::new(),
             measured: Measured { capacity, harness_ns, ..Measured::default() },
         };
-        rig.acquaint()?;
+        rig.circuit.acquaint(|lone, id| lone.role().peers().alive(id))?;
         if options.what != What::Egress {
             rig.open_flows()?;
         }
-        let grown = resident().saturating_sub(before);
+        let grown = rig.circuit.grown();
         rig.measured.bytes_per_flow = grown as f64 / rig.flows.len() as f64;
         // Not before, since it is the bench's.
         rig.numbers.reserve(MOST);
-        rig.out.reserve(2 * MOST);
+        rig.circuit.out.reserve(2 * MOST);
         Ok(rig)
     }
 
@@ -204,13 +185,13 @@ impl Rig {
                     What::Syn => self.fresh.next().unwrap_or_default(),
                 };
                 let mut bytes = [0; LONGEST];
-                let (ends, snapshot) = ((self.mac.0, US), self.members.snapshot());
+                let (ends, snapshot) = ((self.circuit.mac.0, US), self.circuit.members.snapshot());
                 let len = match self.what {
                     What::Egress => self.traffic.write_reply(n, snapshot, ends, &mut bytes),
                     What::Data => self.traffic.write(n, false, ends, &mut bytes),
                     What::Syn => self.traffic.write(n, true, ends, &mut bytes),
                 };
-                let frame = self.cable.frame(&bytes[..len]).ok_or(SpeedError::NoBuffer)?;
+                let frame = self.circuit.cable.frame(&bytes[..len]).ok_or(SpeedError::NoBuffer)?;
                 burst.push(frame);
                 self.numbers.push(n);
             }
@@ -223,34 +204,32 @@ impl Rig {
         let bursts = self.what.part() / BURST;
         let began = Instant::now();
         for burst in &mut self.bursts[part * bursts..][..bursts] {
-            self.cable.put(burst);
-            self.lone.turn();
-            self.cable.take(&mut self.out);
+            self.circuit.turn(burst);
         }
         began.elapsed().as_secs_f64()
     }
 
     /// Looks at what came out of a part, frees it, and lets the members have their say.
     fn drain(&mut self, part: usize, check: bool) -> Result<(), SpeedError> {
-        let out = core::mem::take(&mut self.out);
-        let now = self.clock.now();
+        let out = core::mem::take(&mut self.circuit.out);
+        let now = self.circuit.clock.now();
         let sent = self.what.part();
         let first = part * sent;
         let mut came = 0;
         for frame in &out {
             let ip = frame.bytes().get(ETHERNET..).unwrap_or_default();
-            let outer = Outer::parse(ip, self.members.snapshot().geneve_port());
+            let outer = Outer::parse(ip, self.circuit.members.snapshot().geneve_port());
             let plain = outer.is_ok_and(|o| matches!(o.content, Content::Plain { .. }));
             let measured = match self.what {
                 What::Data if plain => true,
                 What::Egress if frame.bytes().starts_with(&site::GATEWAY.0) => true,
                 What::Data | What::Egress => {
-                    self.answer(now, ip)?;
+                    self.heard(now, ip)?;
                     false
                 }
                 // On a crowded machine it may take longer than 25 ms, and then Opens come again.
                 What::Syn => {
-                    let opened = self.answer(now, ip)?;
+                    let opened = self.heard(now, ip)?;
                     opened.is_some() && opened == self.numbers.get(first + came).copied()
                 }
             };
@@ -268,22 +247,14 @@ impl Rig {
         if check {
             self.measured.verified += sent as u64;
         }
-        self.out = out;
-        self.out.clear();
+        self.circuit.out = out;
+        self.circuit.out.clear();
         self.settle()
     }
 
-    /// A member takes a packet. If it was an Open, its flow gets a backend: which flow it was.
-    fn answer(&mut self, now: Nanos, ip: &[u8]) -> Result<Option<u32>, SpeedError> {
-        match self.members.read(now, ip) {
-            Read::Open(open, tuple) => {
-                let n = Traffic::number(&tuple);
-                self.members.accept(&open, &tuple, site::backend_of(n));
-                Ok(Some(n))
-            }
-            Read::Data | Read::Other => Ok(None),
-            Read::Refused(why) => Err(SpeedError::Refused(why)),
-        }
+    fn heard(&mut self, now: Nanos, ip: &[u8]) -> Result<Option<u32>, SpeedError> {
+        let read = self.circuit.members.read(now, ip);
+        answer(&mut self.circuit.members, read)
     }
 
     /// Whether the frame is what must come of that packet of the round.
@@ -292,7 +263,7 @@ impl Rig {
         if self.what == What::Egress {
             let mut inner = [0; LONGEST];
             let len = self.traffic.reply(n, &mut inner);
-            let ends = (site::GATEWAY.0, self.mac.0);
+            let ends = (site::GATEWAY.0, self.circuit.mac.0);
             return check::bare(frame, ends, &inner[..len], self.traffic.v6)
                 .map_err(|what| SpeedError::Wrong { packet, what });
         }
@@ -303,72 +274,29 @@ impl Rig {
         let inner = &bytes[ETHERNET..][..self.traffic.length(n)];
         let to = match self.what {
             What::Data | What::Egress => Some(site::backend_of(n)),
-            What::Syn => self.members.head(&tuple),
+            What::Syn => self.circuit.members.head(&tuple),
         };
         let checked = to.ok_or_else(|| "a flow without trackers".to_owned()).and_then(|to| {
             let expected = Expected {
-                snapshot: self.members.snapshot(),
-                from: self.mac,
+                snapshot: self.circuit.members.snapshot(),
+                from: (site::ingress(), self.circuit.mac),
                 to,
-                source_port: self.members.entropy(&tuple),
+                source_port: self.circuit.members.entropy(&tuple),
             };
             let geneve = check::outer(frame, &expected)?;
             match self.what {
                 What::Data | What::Egress => check::data(geneve, inner, &tuple),
                 // The option with its MAC was read by the tracker.
-                What::Syn => check::open(geneve, inner),
+                What::Syn => check::control(geneve, inner),
             }
         });
         checked.map_err(|what| SpeedError::Wrong { packet, what })
     }
 
-    /// Carries what the members have to say to the worker, and back, until nobody says anything.
     fn settle(&mut self) -> Result<(), SpeedError> {
-        loop {
-            let now = self.clock.now();
-            self.members.tick(now);
-            let mut quiet = true;
-            let ether_type: [u8; 2] = if self.traffic.v6 { [0x86, 0xdd] } else { [8, 0] };
-            let mut packets = self.members.sent().into_iter().peekable();
-            while packets.peek().is_some() {
-                quiet = false;
-                let mut burst = Burst::new();
-                for b in packets.by_ref().take(BURST) {
-                    let bytes = [&self.mac.0[..], &US, &ether_type, b.bytes()].concat();
-                    burst.push(self.cable.frame(&bytes).ok_or(SpeedError::NoBuffer)?);
-                }
-                self.cable.put(&mut burst);
-                self.lone.turn();
-                self.cable.take(&mut self.out);
-            }
-            self.lone.turn();
-            self.cable.take(&mut self.out);
-            for frame in core::mem::take(&mut self.out) {
-                let ip = frame.bytes().get(ETHERNET..).unwrap_or_default();
-                quiet &= self.answer(now, ip)?.is_none();
-            }
-            while self.lone.reports().try_recv().is_ok() {}
-            if quiet {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Lets all members find each other.
-    fn acquaint(&mut self) -> Result<(), SpeedError> {
-        loop {
-            self.settle()?;
-            let now = self.clock.now();
-            let peers = self.lone.role().peers();
-            let mut others = self.members.snapshot().members().iter().map(|m| m.id);
-            let known = others.all(|id| id == site::ingress() || peers.alive(id));
-            if known && self.members.know_the_ingress() {
-                return Ok(());
-            }
-            if now > ACQUAINTED {
-                return Err(SpeedError::NotAcquainted);
-            }
-        }
+        self.circuit.settle(|members, read| Ok(answer(members, read)?.is_some()))?;
+        while self.circuit.lone.reports().try_recv().is_ok() {}
+        Ok(())
     }
 
     fn open_flows(&mut self) -> Result<(), SpeedError> {
@@ -379,21 +307,24 @@ impl Rig {
                 let mut burst = Burst::new();
                 for &n in chunk {
                     let mut bytes = [0; LONGEST];
-                    let len = self.traffic.write(n, true, (self.mac.0, US), &mut bytes);
-                    burst.push(self.cable.frame(&bytes[..len]).ok_or(SpeedError::NoBuffer)?);
+                    let len = self.traffic.write(n, true, (self.circuit.mac.0, US), &mut bytes);
+                    burst
+                        .push(self.circuit.cable.frame(&bytes[..len]).ok_or(SpeedError::NoBuffer)?);
                 }
-                self.cable.put(&mut burst);
-                self.lone.turn();
-                self.cable.take(&mut self.out);
+                self.circuit.turn(&mut burst);
             }
-            let now = self.clock.now();
-            for frame in core::mem::take(&mut self.out) {
-                self.answer(now, frame.bytes().get(ETHERNET..).unwrap_or_default())?;
+            let now = self.circuit.clock.now();
+            for frame in core::mem::take(&mut self.circuit.out) {
+                let ip = frame.bytes().get(ETHERNET..).unwrap_or_default();
+                let members = &mut self.circuit.members;
+                let read = members.read(now, ip);
+                answer(members, read)?;
             }
             self.settle()?;
         }
         self.flows = flows;
-        let (flows, there) = (self.flows.len() as u64, self.lone.role().flows().established);
+        let (flows, there) =
+            (self.flows.len() as u64, self.circuit.lone.role().flows().established);
         self.measured.flows = flows;
         self.measured.open_ns = began.elapsed().as_secs_f64() * 1e9 / flows as f64;
         if there == flows {
@@ -401,6 +332,19 @@ impl Rig {
         } else {
             Err(SpeedError::LostFlows { lost: flows - there, flows })
         }
+    }
+}
+
+/// What a member has read: if it was an Open, its flow gets a backend. Which flow it was.
+fn answer(members: &mut Members, read: Read) -> Result<Option<u32>, SpeedError> {
+    match read {
+        Read::Message(_, open, tuple) if open.kind == Kind::Open => {
+            let n = Traffic::number(&tuple);
+            members.accept(&open, &tuple, site::backend_of(n));
+            Ok(Some(n))
+        }
+        Read::Message(..) | Read::Data | Read::Other => Ok(None),
+        Read::Refused(why) => Err(SpeedError::Refused(why)),
     }
 }
 

@@ -21,9 +21,14 @@ const FIRST_BACKEND: u16 = 100;
 /// Where everything goes that is for no member.
 pub(crate) const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0xff, 0xff]);
 
-/// The member that is measured.
+/// The ingress: what is measured, or who opens the flows of the tracker that is.
 pub(crate) fn ingress() -> MemberId {
     member_id(INGRESS)
+}
+
+/// The tracker that is measured, when it is not the ingress.
+pub(crate) fn tracker() -> MemberId {
+    member_id(TRACKERS[0])
 }
 
 /// The backend that has flow number `n`.
@@ -55,8 +60,8 @@ pub(crate) const fn port(service: u32) -> u16 {
     8000 + service as u16
 }
 
-/// The snapshot that everybody has, with an underlay of that family.
-pub(crate) fn snapshot(v6: bool) -> Result<Arc<Snapshot>, Problems> {
+/// The snapshot that everybody has, with an underlay of that family, and services of that policy.
+pub(crate) fn snapshot(v6: bool, policy: Policy) -> Result<Arc<Snapshot>, Problems> {
     let ids = |role, ids: &[u16]| ids.iter().map(|&n| member(n, role)).collect::<Vec<_>>();
     let backends: Vec<u16> = (FIRST_BACKEND..FIRST_BACKEND + BACKENDS as u16).collect();
     let prefixes = [("10.0.0.0", 16), ("fd00::", 64)];
@@ -80,7 +85,7 @@ pub(crate) fn snapshot(v6: bool) -> Result<Arc<Snapshot>, Problems> {
             ids(MemberRole::Backend, &backends),
         ]
         .concat(),
-        services: (0..SERVICES).map(|n| service(n, &backends)).collect(),
+        services: (0..SERVICES).map(|n| service(n, &backends, policy)).collect(),
     })
 }
 
@@ -91,14 +96,14 @@ fn member(n: u16, role: MemberRole) -> Member {
     Member { id: member_id(n), name: format!("m{n}"), role, addresses, drain: false }
 }
 
-fn service(n: u32, backends: &[u16]) -> Service {
+fn service(n: u32, backends: &[u16], policy: Policy) -> Service {
     Service {
         name: format!("s{n}"),
         vips: vec![vip(n, false), vip(n, true)],
         port: port(n),
         protocol: protocol(n),
         backends: backends.iter().map(|&b| Backend::new(member_id(b))).collect(),
-        policy: Policy::Random,
+        policy,
         reject_ttl: DEFAULT_REJECT_TTL,
         on_exhausted: OnExhausted::Reset,
         return_path: ReturnPath::Egress,

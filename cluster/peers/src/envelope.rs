@@ -1,6 +1,7 @@
+use arrayvec::ArrayVec;
 use jlb_map::{MemberRole, Snapshot};
 use jlb_role::{Nanos, PacketBuf, Reason};
-use jlb_wire::{Content, Control, Flags, Kind, Outer, Packet};
+use jlb_wire::{Content, Control, Flags, Kind, Outer, Packet, Signed, TOGETHER};
 
 use crate::{Peers, control_reason, geneve_reason, packet_reason};
 use jlb_wire::MemberId;
@@ -80,13 +81,51 @@ impl Envelope {
     /// # Errors
     /// Under which reason to drop it: [`Reason::WrongKind`] when it is no control message.
     pub fn control(&self, now: Nanos, bytes: &[u8], peers: &mut Peers) -> Result<Control, Reason> {
-        let Carried::Control { option, packet, .. } = &self.carried else {
+        let [fits, ..] = Self::verify(&[(self, bytes)], peers.snapshot());
+        self.control_verified(now, bytes, peers, fits)
+    }
+
+    /// Which of up to [`TOGETHER`] control messages, each in its packet, have the MAC that belongs to them: for
+    /// [`Self::control_verified`].
+    #[must_use]
+    pub fn verify(messages: &[(&Self, &[u8])], snapshot: &Snapshot) -> [bool; TOGETHER] {
+        let mut signed = ArrayVec::<Signed, TOGETHER>::new();
+        let mut macs = ArrayVec::<u64, TOGETHER>::new();
+        let mut places = ArrayVec::<usize, TOGETHER>::new();
+        for (place, (envelope, bytes)) in messages.iter().take(TOGETHER).enumerate() {
+            let Carried::Control { option, packet, .. } = &envelope.carried else { continue };
+            let option = bytes.get(*option..).unwrap_or_default();
+            if let (Some(s), Some(mac)) =
+                (Signed::of(option, &packet.tuple), Control::mac_of(option))
+            {
+                signed.push(s);
+                macs.push(mac);
+                places.push(place);
+            }
+        }
+        let fit = snapshot.keys().mac_keys.fit(&signed, &macs);
+        let mut all = [false; TOGETHER];
+        places.into_iter().zip(fit).for_each(|(place, fits)| all[place] = fits);
+        all
+    }
+
+    /// As [`Self::control`], for a message of which is known whether its MAC fits.
+    ///
+    /// # Errors
+    /// As [`Self::control`].
+    pub fn control_verified(
+        &self,
+        now: Nanos,
+        bytes: &[u8],
+        peers: &mut Peers,
+        fits: bool,
+    ) -> Result<Control, Reason> {
+        let Carried::Control { option, .. } = &self.carried else {
             return Err(Reason::WrongKind);
         };
         let option = bytes.get(*option..).ok_or(Reason::Truncated)?;
         let snapshot = peers.snapshot();
-        let control = Control::parse(option, &packet.tuple, &snapshot.keys().mac_keys)
-            .map_err(control_reason)?;
+        let control = Control::parse_verified(option, fits).map_err(control_reason)?;
         let signer = snapshot.member(control.sender).ok_or(Reason::NotAMember)?.role;
         let forwarded = is_forwarded(signer, &control);
         if !may_say(signer, &control) || !self.may_bring(&control, forwarded) {

@@ -3,7 +3,7 @@ use jlb_map::Snapshot;
 use jlb_role::{Io, PacketBuf, Reason, UnderlayDst};
 use jlb_wire::{
     CONTROL_OPTION_LEN, Control, Encapsulation, FiveTuple, Flags, Incarnation, Kind, Load,
-    MAX_FLOW_HEADERS, MemberId, OVERHEAD_V6, Payload, RejectReason, Tried, entropy_port,
+    MAX_FLOW_HEADERS, MemberId, OVERHEAD_V6, Payload, RejectReason, Seal, Tried, entropy_port,
     flow_headers,
 };
 
@@ -79,12 +79,16 @@ impl Peers {
         control.epoch = self.snapshot().epoch();
         control.boot = self.own_boot();
         control.sequence = self.next_sequence();
-        let option = control.emit(flow.0, &self.snapshot().keys().mac_keys);
+        let option = control.emit_unsigned();
         let payload = Payload::Control { option: &option, v6: flow.0.is_v6() };
+        let inner_len = buf.len();
         match wrap(&mut buf, self.snapshot(), (self.me(), via), payload, flow.1.bucket_hash(), 0) {
             Ok(()) => {
                 self.messages.sent(control.kind);
-                io.send(buf, UnderlayDst::Member(via));
+                // The option is the last of the header.
+                let option = buf.len() - inner_len - Control::LEN;
+                let key = self.snapshot().keys().mac_keys.current;
+                io.send_sealed(buf, UnderlayDst::Member(via), &Seal::new(key, *flow.0, option));
             }
             Err(why) => io.drop(buf, why),
         }

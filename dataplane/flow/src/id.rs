@@ -2,10 +2,9 @@ use core::fmt;
 use core::hash::Hasher;
 
 use jlb_role::WorkerId;
+use jlb_siphash::{Sip13, TOGETHER};
 use jlb_wire::FiveTuple;
 use siphasher::sip128::{Hasher128, SipHasher13};
-
-use crate::sip;
 
 /// Number of partitions: the flow id's first 12 bits.
 pub const PARTITIONS: usize = 4096;
@@ -170,7 +169,7 @@ pub struct FlowHasher {
 #[derive(Clone, Copy)]
 struct Keyed {
     bytes: SipHasher13,
-    words: sip::Keyed,
+    words: Sip13,
 }
 
 impl fmt::Debug for Keyed {
@@ -183,7 +182,7 @@ impl FlowHasher {
     /// With the cluster's key.
     #[must_use]
     pub fn new(key: HashKey) -> Self {
-        let (bytes, words) = (SipHasher13::new_with_key(&key.0), sip::Keyed::new(key.0));
+        let (bytes, words) = (SipHasher13::new_with_key(&key.0), Sip13::new(&key.0));
         Self { keyed: Keyed { bytes, words } }
     }
 
@@ -211,9 +210,9 @@ impl FlowHasher {
         words: impl Fn(usize) -> [u64; W],
         mut each: impl FnMut(FlowId),
     ) {
-        for first in (0..count).step_by(sip::TOGETHER) {
-            let here = (count - first).min(sip::TOGETHER);
-            let mut messages = [[0; sip::TOGETHER]; W];
+        for first in (0..count).step_by(TOGETHER) {
+            let here = (count - first).min(TOGETHER);
+            let mut messages = [[0; TOGETHER]; W];
             for n in 0..here {
                 for (message, word) in messages.iter_mut().zip(words(first + n)) {
                     message[n] = word;

@@ -15,7 +15,6 @@
 mod id;
 mod prefetch;
 mod remembered;
-mod sip;
 mod slab;
 mod table;
 mod wheel;

@@ -4,6 +4,7 @@ use ahash::RandomState;
 use jlb_role::Nanos;
 
 use crate::Full;
+use crate::prefetch::{prefetch, prefetch_all};
 
 /// End of a list.
 const NIL: u32 = u32::MAX;
@@ -83,6 +84,24 @@ impl<K: Hash + Eq, V> Remembered<K, V> {
         self.capacity
     }
 
+    /// Asks for the memory where a key's entry would begin to be looked for, without waiting for it.
+    #[inline]
+    pub fn prefetch(&self, key: &K) {
+        if self.len > 0 {
+            prefetch(&self.chains[self.chain(key)]);
+        }
+    }
+
+    /// Goes on with that: asks for the first entry that will be looked at.
+    #[inline]
+    pub fn prefetch_entry(&self, key: &K) {
+        if self.len > 0
+            && let Some(entry) = self.entries.get(self.chains[self.chain(key)] as usize)
+        {
+            prefetch_all(entry);
+        }
+    }
+
     /// The value, unless its time is over.
     #[must_use]
     pub fn get(&self, now: Nanos, key: &K) -> Option<&V> {
@@ -154,6 +173,15 @@ impl<K: Hash + Eq, V> Remembered<K, V> {
             };
             let Some((key, _)) = &entry.content else { break };
             let chain = self.chain(key);
+            // For the two that go next: where the first one's chain begins, and the second one.
+            if let Some(next) = self.entries.get(entry.newer as usize) {
+                if let Some((key, _)) = &next.content {
+                    prefetch(&self.chains[self.chain(key)]);
+                }
+                if let Some(second) = self.entries.get(next.newer as usize) {
+                    prefetch_all(second);
+                }
+            }
             self.take(at, chain);
             done += 1;
         }
@@ -178,6 +206,9 @@ impl<K: Hash + Eq, V> Remembered<K, V> {
     }
 
     fn find(&self, key: &K) -> Option<usize> {
+        if self.len == 0 {
+            return None;
+        }
         let mut at = self.chains[self.chain(key)];
         while let Some(entry) = self.entries.get(at as usize) {
             if entry.content.as_ref().is_some_and(|(k, _)| k == key) {

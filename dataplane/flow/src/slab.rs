@@ -1,6 +1,7 @@
 use jlb_role::WorkerId;
 
 use crate::Full;
+use crate::prefetch::prefetch_all;
 
 /// Names a waiting entry of a [`Slab`] in 32 bits, for the wire: worker 4 | slot 16 | generation 12, from the top.
 ///
@@ -69,9 +70,10 @@ pub enum SlabError {
 pub struct Slab<T> {
     worker: WorkerId,
     slots: Box<[SlabSlot<T>]>,
-    /// The free slots as a queue: `oldest` is used next. Meaningless when none is free.
-    oldest: u16,
-    newest: u16,
+    /// The free slots as a ring: the one at `oldest` is used next, and there are as many as entries are lacking. Apart from
+    /// the slots, so that those which come next can be fetched before they are needed.
+    free: Box<[u16]>,
+    oldest: usize,
     len: usize,
 }
 
@@ -80,8 +82,6 @@ struct SlabSlot<T> {
     value: Option<T>,
     /// Of the value, or of the next one.
     generation: u16,
-    /// The next free slot.
-    next: u16,
 }
 
 impl<T> Slab<T> {
@@ -96,10 +96,9 @@ impl<T> Slab<T> {
         if capacity > Cookie::SLOTS {
             return Err(SlabError::Capacity(capacity));
         }
-        let slots = (0..capacity)
-            .map(|n| SlabSlot { value: None, generation: 1, next: (n as u16).wrapping_add(1) })
-            .collect();
-        Ok(Self { worker, slots, oldest: 0, newest: capacity.saturating_sub(1) as u16, len: 0 })
+        let slots = (0..capacity).map(|_| SlabSlot { value: None, generation: 1 }).collect();
+        let free = (0..capacity).map(|n| n as u16).collect();
+        Ok(Self { worker, slots, free, oldest: 0, len: 0 })
     }
 
     /// Entries in the pool.
@@ -136,11 +135,11 @@ impl<T> Slab<T> {
         if self.is_full() {
             return Err(Full);
         }
-        let at = self.oldest;
+        let at = self.free[self.oldest];
         let slot = &mut self.slots[usize::from(at)];
         let cookie = Cookie::pack(self.worker, slot.generation, at);
         slot.value = Some(make(cookie));
-        self.oldest = slot.next;
+        self.oldest = self.around(self.oldest + 1);
         self.len += 1;
         Ok(cookie)
     }
@@ -171,15 +170,34 @@ impl<T> Slab<T> {
         let value = slot.value.take()?;
         slot.generation =
             if slot.generation + 1 == Cookie::GENERATIONS { 1 } else { slot.generation + 1 };
-        // At the end of the queue of free slots, or as its only one.
-        if self.len == self.slots.len() {
-            self.oldest = place as u16;
-        } else {
-            self.slots[usize::from(self.newest)].next = place as u16;
-        }
-        self.newest = place as u16;
+        // At the end of the queue of free slots.
+        let newest = self.around(self.oldest + self.slots.len() - self.len);
+        self.free[newest] = place as u16;
         self.len -= 1;
         Some(value)
+    }
+
+    /// Asks for the memory of an entry, without waiting for it.
+    #[inline]
+    pub fn prefetch(&self, cookie: Cookie) {
+        if let Some(slot) = self.slots.get(cookie.slot()) {
+            prefetch_all(slot);
+        }
+    }
+
+    /// Asks for the memory of the slot that will be used after so many others, without waiting for it.
+    #[inline]
+    pub fn prefetch_free(&self, after: usize) {
+        if after < self.slots.len() - self.len {
+            let at = self.free[self.around(self.oldest + after)];
+            prefetch_all(&self.slots[usize::from(at)]);
+        }
+    }
+
+    /// A place of the ring, given one that may be up to once round beyond its end.
+    #[inline]
+    fn around(&self, place: usize) -> usize {
+        if place >= self.free.len() { place - self.free.len() } else { place }
     }
 
     /// All entries, in the order of their slots.

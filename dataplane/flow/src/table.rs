@@ -3,7 +3,7 @@ mod stash;
 use core::num::NonZeroU32;
 
 use self::stash::Stash;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_all};
 use crate::{Fingerprint, FlowId, Full};
 
 /// Ids whose cache lines are fetched together: a burst.
@@ -174,7 +174,18 @@ impl<V: Copy> FlowTable<V> {
     pub fn prefetch(&self, id: &FlowId) {
         let [first, _] = self.choices(id);
         if let Some(bucket) = self.buckets.get(first) {
-            prefetch(bucket);
+            prefetch_all(bucket);
+        }
+    }
+
+    /// The same for a flow that is probably not there and will be added.
+    #[inline]
+    pub fn prefetch_new(&self, id: &FlowId) {
+        let [first, second] = self.choices(id);
+        if let (Some(first), Some(second)) = (self.buckets.get(first), self.buckets.get(second)) {
+            prefetch_all(first);
+            // Mostly it is only looked for there.
+            prefetch(&second.tags);
         }
     }
 

@@ -1,6 +1,7 @@
 use jlb_role::Nanos;
 
 use crate::Full;
+use crate::prefetch::prefetch_all;
 
 /// Six bits of the tick per level: one 64-bit word says which slots of a level are in use.
 const SLOT_BITS: u32 = 6;
@@ -130,6 +131,14 @@ impl<T> Wheel<T> {
         self.release(id.index)
     }
 
+    /// Asks for the memory of a timer, without waiting for it.
+    #[inline]
+    pub fn prefetch(&self, id: TimerId) {
+        if let Some(timer) = self.timers.get(id.index as usize) {
+            prefetch_all(timer);
+        }
+    }
+
     /// The next timer that is due at `now`, while there is budget; takes what it does from that.
     ///
     /// `None` with budget left means that nothing more is due. Timers may be scheduled and cancelled between calls.
@@ -145,6 +154,10 @@ impl<T> Wheel<T> {
             *budget -= 1;
             self.tick = start;
             let (index, _) = self.levels[usize::from(place.level)].ends[usize::from(place.slot)];
+            // Who is next in this slot comes next.
+            if let Some(next) = self.timers.get(self.timers[index as usize].next as usize) {
+                prefetch_all(next);
+            }
             self.unlink(index);
             if place.level == 0 {
                 return self.release(index);

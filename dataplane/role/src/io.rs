@@ -1,7 +1,7 @@
 use core::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use jlb_wire::{BootId, MemberId};
+use jlb_wire::{BootId, MemberId, Seal};
 
 use crate::{MetricSink, Nanos, PacketBuf, Reason};
 
@@ -106,6 +106,12 @@ pub trait Io<B: PacketBuf> {
     fn alloc(&mut self) -> Option<B>;
     /// Sends a packet (outermost IP header first).
     fn send(&mut self, b: B, to: UnderlayDst);
+    /// Sends a control message that is complete but for its MAC. A driver may write those of many at once, before any of
+    /// them leaves.
+    fn send_sealed(&mut self, mut b: B, to: UnderlayDst, seal: &Seal) {
+        seal.write(b.bytes_mut());
+        self.send(b, to);
+    }
     /// Frees a packet and counts it under that reason.
     fn drop(&mut self, b: B, why: Reason);
     /// Gives a received packet, unchanged, to the worker that owns its flow; it arrives there through `rx`.

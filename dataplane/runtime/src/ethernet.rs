@@ -1,7 +1,7 @@
 use jlb_neighbours::MacAddr;
 use jlb_role::{NoRoom, PacketBuf, Reason};
 
-const HEADER: usize = 14;
+pub(crate) const HEADER: usize = 14;
 /// A tag in front of the EtherType (IEEE 802.1Q): these two bytes, then two of priority and VLAN.
 const TAG: usize = 4;
 const VLAN: [u8; 2] = [0x81, 0x00];

@@ -2,6 +2,7 @@ use arrayvec::ArrayVec;
 use jlb_dpdk::{Mbuf, Mempool, TxQueue};
 use jlb_neighbours::{MacAddr, Neighbours};
 use jlb_role::{BURST, Io, PacketBuf, Reason, Report, UnderlayDst, WorkerId};
+use jlb_wire::{Seal, Signed, TOGETHER};
 use rtrb::{Producer, PushError};
 use tokio::sync::mpsc;
 
@@ -23,6 +24,8 @@ pub(crate) struct Link {
     pub(crate) reports: mpsc::Sender<(WorkerId, Report)>,
 
     unsent: ArrayVec<Mbuf, TX_BURST>,
+    /// Which of `unsent` lack their MAC, in order.
+    unsealed: ArrayVec<(usize, Seal), TX_BURST>,
     /// Empty buffers taken from the pool together.
     spare: ArrayVec<Mbuf, BURST>,
     pub(crate) counters: Counters,
@@ -65,6 +68,7 @@ impl Link {
             me,
             reports,
             unsent: ArrayVec::new(),
+            unsealed: ArrayVec::new(),
             spare: ArrayVec::new(),
             counters,
         }
@@ -77,6 +81,7 @@ impl Link {
     /// Sends what was collected. What the driver does not take after it took nothing at all is dropped: to wait
     /// would stop receiving.
     pub(crate) fn flush(&mut self) {
+        self.seal();
         while !self.unsent.is_empty() {
             let sent = self.tx.burst(&mut self.unsent);
             self.counters.sent += sent as u64;
@@ -85,6 +90,24 @@ impl Link {
                 Mbuf::free_bulk(&mut self.unsent);
             }
         }
+    }
+
+    /// Writes all MACs that are lacking, side by side.
+    fn seal(&mut self) {
+        for seals in self.unsealed.chunks(TOGETHER) {
+            // All keys are the same, but just after they have changed.
+            for seals in seals.chunk_by(|(_, a), (_, b)| a.key() == b.key()) {
+                let signed = seals.iter().map(|(n, seal)| seal.signed(self.unsent[*n].bytes()));
+                // None is without: each was written with room for its MAC.
+                let signed: ArrayVec<Signed, TOGETHER> =
+                    signed.map(Option::unwrap_or_default).collect();
+                let macs = Signed::macs(&signed, seals[0].1.key());
+                for ((n, seal), mac) in seals.iter().zip(macs) {
+                    seal.put(self.unsent[*n].bytes_mut(), mac);
+                }
+            }
+        }
+        self.unsealed.clear();
     }
 
     /// At the end of a turn: gives back the buffers that nobody wanted, so that the pool shows what the role really
@@ -110,6 +133,26 @@ pub(crate) struct WorkerIo<'a> {
     pub(crate) neighbours: &'a Neighbours,
 }
 
+impl WorkerIo<'_> {
+    /// Puts a packet, as a frame, to those that will be sent. Gives its number among them.
+    #[inline]
+    fn collect(&mut self, mut b: Mbuf, to: UnderlayDst) -> Option<usize> {
+        let to = match to {
+            UnderlayDst::Member(id) => self.neighbours.member(id),
+            UnderlayDst::Ip(address) => self.neighbours.route(address),
+        };
+        if let Err(why) = self.link.frame(&mut b, to) {
+            self.drop(b, why);
+            return None;
+        }
+        if self.link.unsent.is_full() {
+            self.link.flush();
+        }
+        self.link.unsent.push(b);
+        Some(self.link.unsent.len() - 1)
+    }
+}
+
 impl Io<Mbuf> for WorkerIo<'_> {
     fn alloc(&mut self) -> Option<Mbuf> {
         let link = &mut *self.link;
@@ -122,18 +165,14 @@ impl Io<Mbuf> for WorkerIo<'_> {
         buffer
     }
 
-    fn send(&mut self, mut b: Mbuf, to: UnderlayDst) {
-        let to = match to {
-            UnderlayDst::Member(id) => self.neighbours.member(id),
-            UnderlayDst::Ip(address) => self.neighbours.route(address),
-        };
-        if let Err(why) = self.link.frame(&mut b, to) {
-            return self.drop(b, why);
+    fn send(&mut self, b: Mbuf, to: UnderlayDst) {
+        self.collect(b, to);
+    }
+
+    fn send_sealed(&mut self, b: Mbuf, to: UnderlayDst, seal: &Seal) {
+        if let Some(n) = self.collect(b, to) {
+            self.link.unsealed.push((n, seal.behind(ethernet::HEADER)));
         }
-        if self.link.unsent.is_full() {
-            self.link.flush();
-        }
-        self.link.unsent.push(b);
     }
 
     fn drop(&mut self, b: Mbuf, why: Reason) {

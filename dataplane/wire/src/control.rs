@@ -30,7 +30,7 @@ use zerocopy::byteorder::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::geneve::{OPTION_CLASS, OPTION_TYPE};
-use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId, Version};
+use crate::{BootId, Epoch, FiveTuple, Incarnation, MacKeys, MemberId, Seal, Signed, Version};
 
 /// The option with its 4-byte header.
 pub const CONTROL_OPTION_LEN: usize = 4 + Control::LEN;
@@ -402,34 +402,68 @@ pub enum ControlError {
 impl Control {
     /// Bytes of the option's body.
     pub const LEN: usize = 88;
-    const SIGNED: usize = Self::LEN - 8;
-    const HOP_BUDGET_AT: usize = 2;
+    pub(crate) const SIGNED: usize = Self::LEN - 8;
+    pub(crate) const HOP_BUDGET_AT: usize = 2;
 
     /// Parses the option's body and verifies its MAC for the five-tuple of the inner packet (client → VIP).
     ///
     /// # Errors
     /// [`ControlError`].
     pub fn parse(option: &[u8], tuple: &FiveTuple, keys: &MacKeys) -> Result<Self, ControlError> {
-        let (layout, _) = Layout::read_from_prefix(option).map_err(|_| ControlError::Truncated)?;
+        let fits =
+            Self::mac_of(option).zip(Signed::of(option, tuple)).is_some_and(|(mac, signed)| {
+                mac == signed.mac(&keys.current)
+                    || keys.other.is_some_and(|k| mac == signed.mac(&k))
+            });
+        Self::parse_verified(option, fits)
+    }
+
+    /// As [`Self::parse`], for an option of which is known whether its MAC fits: see [`MacKeys::fit`].
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn parse_verified(option: &[u8], fits: bool) -> Result<Self, ControlError> {
+        let (layout, _) = Layout::ref_from_prefix(option).map_err(|_| ControlError::Truncated)?;
         if Version::new(layout.version).is_none() {
             return Err(ControlError::Version(layout.version));
         }
-        if !keys.verify(&[&signed_part(&layout), tuple.padded()], layout.mac.get()) {
+        if !fits {
             return Err(ControlError::Mac);
         }
-        Self::from_layout(&layout)
+        Self::from_layout(layout)
+    }
+
+    /// What an option's body says that it is, before anything of it is believed: its kind and incarnation. Good for fetching
+    /// memory, and for nothing else.
+    #[must_use]
+    pub fn hint(option: &[u8]) -> Option<(Kind, Incarnation)> {
+        let (layout, _) = Layout::ref_from_prefix(option).ok()?;
+        Some((Kind::from_wire(layout.kind)?, Incarnation(layout.incarnation.get())))
+    }
+
+    /// The MAC that an option's body carries; `None` when it is too short.
+    #[must_use]
+    pub fn mac_of(option: &[u8]) -> Option<u64> {
+        let mac = option.get(Self::SIGNED..)?.first_chunk()?;
+        Some(u64::from_be_bytes(*mac))
     }
 
     /// The option, signed, with its header: what [`crate::Payload::Control`] takes.
     #[must_use]
     pub fn emit(&self, tuple: &FiveTuple, keys: &MacKeys) -> [u8; CONTROL_OPTION_LEN] {
-        let mut layout = self.to_layout();
-        layout.mac = keys.sign(&[&signed_part(&layout), tuple.padded()]).into();
+        let mut out = self.emit_unsigned();
+        Seal::new(keys.current, *tuple, CONTROL_OPTION_LEN - Self::LEN).write(&mut out);
+        out
+    }
+
+    /// As [`Self::emit`], but for the MAC, which is left to a [`Seal`].
+    #[must_use]
+    pub fn emit_unsigned(&self) -> [u8; CONTROL_OPTION_LEN] {
         let mut out = [0; CONTROL_OPTION_LEN];
         out[..2].copy_from_slice(&OPTION_CLASS.to_be_bytes());
         out[2] = OPTION_TYPE;
         out[3] = (Self::LEN / 4) as u8;
-        out[4..].copy_from_slice(layout.as_bytes());
+        out[4..].copy_from_slice(self.to_layout().as_bytes());
         out
     }
 
@@ -516,11 +550,4 @@ impl Control {
             mac: 0.into(),
         }
     }
-}
-
-fn signed_part(layout: &Layout) -> [u8; Control::SIGNED] {
-    let mut signed = [0; Control::SIGNED];
-    signed.copy_from_slice(&layout.as_bytes()[..Control::SIGNED]);
-    signed[Control::HOP_BUDGET_AT] = 0;
-    signed
 }

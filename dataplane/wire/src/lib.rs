@@ -22,6 +22,7 @@ mod inner;
 mod ip;
 mod load;
 mod mac;
+mod seal;
 mod synth;
 mod tuple;
 mod version;
@@ -43,8 +44,10 @@ pub use glance::{Glance, words_of};
 pub use ids::{BootId, Epoch, Incarnation, MemberId};
 pub use inner::{Packet, PacketError, Tcp, tcp_flags};
 pub use ip::IpHeader;
+pub use jlb_siphash::TOGETHER;
 pub use load::{LoadReport, ServiceLoad, ServiceLoads};
 pub use mac::{MacKey, MacKeys};
+pub use seal::{Seal, Signed};
 pub use synth::{
     MAX_FLOW_HEADERS, OPEN_PAYLOAD, OpenCut, flow_headers, mend, transport_checksum_fits,
 };

@@ -1,9 +1,10 @@
+use arrayvec::ArrayVec;
 use jlb_flow::{
     Cookie, Cursor, FlowId, FlowTable, Inserted, Partition, Remembered, Slab, SlabError, Verdict,
     Wheel,
 };
 use jlb_role::{Nanos, Reason, WorkerId};
-use jlb_wire::{BootId, Incarnation, MemberId, Protocol};
+use jlb_wire::{BootId, Incarnation, Kind, MemberId, Protocol};
 
 use crate::TrackerConfig;
 use crate::entry::{Entry, FlowState, FlowView, Pending, Refusal, Tombstone};
@@ -16,8 +17,13 @@ pub(crate) const REPLAY_WINDOW: Nanos = Nanos::from_secs(4);
 /// How long a refusal stands: as long, and 100 ms longer, by which no two clocks differ. Agents remember that they refused a
 /// datagram flow for the replay window since they last said so: asked again before, they would say so again, for ever.
 const REFUSED: Nanos = Nanos(REPLAY_WINDOW.0 + 100_000_000);
+/// Closing entries that end together.
+const TOGETHER: usize = 16;
 /// Timers go in steps of this.
 const GRANULE: Nanos = Nanos::from_millis(1);
+
+/// What a message that is not believed yet is likely to be.
+pub(crate) type Hint = (Kind, Incarnation);
 
 /// Everything that a tracker's worker knows of flows. Each part is bounded, and says so when it is full.
 #[derive(Debug)]
@@ -99,6 +105,39 @@ impl Store {
 
     pub(crate) fn prefetch(&self, flow: &FlowId) {
         self.table.prefetch(flow);
+    }
+
+    /// Asks for the memory that a message of that kind will need first, if it is the so-manieth of a burst: nothing waits
+    /// for it.
+    pub(crate) fn prefetch_for(&self, flow: &FlowId, protocol: Protocol, hint: Hint, nth: usize) {
+        let (kind, incarnation) = hint;
+        if kind == Kind::Open {
+            self.table.prefetch_new(flow);
+            self.pending.prefetch_free(nth);
+            self.refusals.prefetch(&(*flow, incarnation));
+        } else {
+            self.table.prefetch(flow);
+        }
+        self.tombstones.prefetch(&key(flow, protocol, incarnation));
+    }
+
+    /// Goes on with that, when the first is there: asks for what it leads to.
+    pub(crate) fn prefetch_behind(&self, flow: &FlowId, protocol: Protocol, (_, i): Hint) {
+        self.tombstones.prefetch_entry(&key(flow, protocol, i));
+        match self.table.get(flow) {
+            Some(Entry::Pending(cookie)) => self.pending.prefetch(*cookie),
+            Some(Entry::Closing { timer, .. }) => self.wheel.prefetch(*timer),
+            Some(Entry::Established { .. }) | None => {}
+        }
+    }
+
+    /// And for the timer of what waits, which is known last.
+    pub(crate) fn prefetch_timer(&self, flow: &FlowId) {
+        if let Some(Entry::Pending(cookie)) = self.table.get(flow)
+            && let Some(timer) = self.pending.get(*cookie).and_then(|pending| pending.timer)
+        {
+            self.wheel.prefetch(timer);
+        }
     }
 
     pub(crate) fn entry(&self, flow: &FlowId) -> Option<Entry> {
@@ -315,16 +354,30 @@ impl Store {
 
     /// Does what time brings, with so much budget; gives the next pending entry whose Cancel is due, if there is one.
     pub(crate) fn expire(&mut self, now: Nanos, budget: &mut usize) -> Option<Cookie> {
+        // Closing entries in groups, whose places in the table are fetched together.
+        let mut over = ArrayVec::<FlowId, TOGETHER>::new();
+        let mut next = None;
         while let Some(timer) = self.wheel.pop(now, budget) {
             match timer {
                 Timer::Cancel(cookie) => {
                     if let Some(pending) = self.pending.get_mut(cookie) {
                         pending.timer = None;
-                        return Some(cookie);
+                        next = Some(cookie);
+                        break;
                     }
                 }
-                Timer::Closing(flow) => self.remove(&flow),
+                Timer::Closing(flow) => {
+                    self.table.prefetch(&flow);
+                    over.push(flow);
+                    if over.is_full() {
+                        over.drain(..).for_each(|flow| self.remove(&flow));
+                    }
+                }
             }
+        }
+        over.drain(..).for_each(|flow| self.remove(&flow));
+        if next.is_some() {
+            return next;
         }
         for remembered in [self.tombstones.expire(now, *budget), self.refusals.expire(now, *budget)]
         {

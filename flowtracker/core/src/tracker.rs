@@ -8,7 +8,9 @@ use jlb_role::{
     AllRules, BURST, Burst, Histogram, Io, MetricSink, Nanos, PacketBuf, Reason, Role, Rule, Rules,
     WorkerId,
 };
-use jlb_wire::{BodyKind, BootId, Control, FiveTuple, Kind, LoadReport, MemberId, ServiceLoad};
+use jlb_wire::{
+    BodyKind, BootId, Control, FiveTuple, Kind, LoadReport, MemberId, ServiceLoad, TOGETHER,
+};
 
 use crate::lease::Lease;
 use crate::leave::Leave;
@@ -16,7 +18,7 @@ use crate::metrics::{self, Rejects};
 use crate::pick::{News, Picker};
 use crate::sole::Sole;
 use crate::sources::Sources;
-use crate::store::Store;
+use crate::store::{Hint, Store};
 use crate::warmth::{Ours, Warmth};
 use crate::{Counts, FlowView};
 
@@ -76,6 +78,15 @@ pub struct Tracker<R: Rules = AllRules> {
     pub(crate) salt: u64,
     pub(crate) hasher: FlowHasher,
     handled: u64,
+}
+
+/// A control message that is not believed yet, in its packet.
+struct Received<B> {
+    buf: B,
+    envelope: Envelope,
+    tuple: FiveTuple,
+    flow: FlowId,
+    hint: Option<Hint>,
 }
 
 /// A control message that was believed, in its packet.
@@ -158,13 +169,14 @@ impl<R: Rules> Tracker<R> {
         &self.snapshot
     }
 
-    /// Whose packet this is: a control message of ours, or nothing that is left to do.
+    /// Whose packet this is: a control message of ours, the so-manieth of the burst, or nothing that is left to do.
     fn sort<B: PacketBuf>(
         &mut self,
         now: Nanos,
         buf: B,
+        nth: usize,
         io: &mut impl Io<B>,
-    ) -> Option<(B, Envelope, FiveTuple, FlowId)> {
+    ) -> Option<Received<B>> {
         let envelope = match Envelope::open(buf.bytes(), self.peers.me(), &self.snapshot) {
             Ok(envelope) => envelope,
             Err(why) => {
@@ -203,7 +215,7 @@ impl<R: Rules> Tracker<R> {
                 io.drop(buf, Reason::WrongKind);
                 None
             }
-            Carried::Control { packet, .. } => {
+            Carried::Control { packet, option, .. } => {
                 let tuple = packet.tuple;
                 let flow = self.hasher.id(&tuple);
                 let owner = owner(&flow, self.peers.workers());
@@ -211,8 +223,11 @@ impl<R: Rules> Tracker<R> {
                     io.hand_over(buf, owner);
                     return None;
                 }
-                self.store.prefetch(&flow);
-                Some((buf, envelope, tuple, flow))
+                let hint = buf.bytes().get(*option..).and_then(Control::hint);
+                if let Some(hint) = hint {
+                    self.store.prefetch_for(&flow, tuple.protocol(), hint, nth);
+                }
+                Some(Received { buf, envelope, tuple, flow, hint })
             }
         }
     }
@@ -220,11 +235,14 @@ impl<R: Rules> Tracker<R> {
     fn take<B: PacketBuf>(
         &mut self,
         now: Nanos,
-        (buf, envelope, tuple, flow): (B, Envelope, FiveTuple, FlowId),
+        received: Received<B>,
+        fits: bool,
         io: &mut impl Io<B>,
     ) {
+        let Received { buf, envelope, tuple, flow, .. } = received;
         self.handled += 1;
-        let control = match envelope.control(now, buf.bytes(), &mut self.peers) {
+        let control = envelope.control_verified(now, buf.bytes(), &mut self.peers, fits);
+        let control = match control {
             Ok(control) => control,
             Err(why) => return io.drop(buf, why),
         };
@@ -334,13 +352,31 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
     type Event = TrackerEvent;
 
     fn rx(&mut self, now: Nanos, burst: &mut Burst<B>, io: &mut impl Io<B>) {
-        // First all are parsed and their places in the table fetched, then they are worked on.
-        let mut ours: ArrayVec<_, BURST> = ArrayVec::new();
+        // First all are parsed, then their MACs are verified side by side, then they are worked on. Meanwhile the memory that
+        // they will need is fetched, in three steps, since one place tells of the next.
+        let mut ours: ArrayVec<Received<B>, BURST> = ArrayVec::new();
         for buf in burst.drain(..) {
-            ours.extend(self.sort(now, buf, io));
+            ours.extend(self.sort(now, buf, ours.len(), io));
         }
-        for message in ours {
-            self.take(now, message, io);
+        for Received { tuple, flow, hint, .. } in &ours {
+            if let Some(hint) = *hint {
+                self.store.prefetch_behind(flow, tuple.protocol(), hint);
+            }
+        }
+        let mut fit: ArrayVec<bool, BURST> = ArrayVec::new();
+        for ours in ours.chunks(TOGETHER) {
+            let messages: ArrayVec<_, TOGETHER> =
+                ours.iter().map(|m| (&m.envelope, m.buf.bytes())).collect();
+            let fits = Envelope::verify(&messages, &self.snapshot);
+            fit.extend(fits.into_iter().take(ours.len()));
+        }
+        for Received { flow, hint, .. } in &ours {
+            if matches!(hint, Some((Kind::Accept | Kind::Reject, _))) {
+                self.store.prefetch_timer(flow);
+            }
+        }
+        for (message, fits) in ours.into_iter().zip(fit) {
+            self.take(now, message, fits, io);
         }
     }
 

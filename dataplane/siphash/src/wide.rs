@@ -6,42 +6,55 @@ use core::arch::x86_64::{
     _mm512_storeu_epi64, _mm512_xor_si512,
 };
 
-/// How many.
-pub(super) const LANES: usize = 8;
+use super::{TOGETHER as LANES, length};
 
 type State = [__m512i; 4];
 
-/// As [`super::Keyed::hash`].
+/// As [`super::Sip13::hash`].
 #[target_feature(enable = "avx512f")]
-pub(super) fn hash<const W: usize>(
+pub(super) fn sip13<const W: usize>(
     key: &[u64; 4],
     messages: &[[u64; LANES]; W],
 ) -> [[u64; LANES]; 2] {
     let mut v: State = [every(key[0]), every(key[1]), every(key[2]), every(key[3])];
     for word in messages {
-        absorb(&mut v, load(word));
+        absorb::<1>(&mut v, load(word));
     }
-    absorb(&mut v, every((W as u64 * 8) << 56));
+    absorb::<1>(&mut v, every(length(W)));
     v[2] = _mm512_xor_si512(v[2], every(0xee));
-    let low = squeeze(&mut v);
+    let low = squeeze::<3>(&mut v);
     v[1] = _mm512_xor_si512(v[1], every(0xdd));
-    [low, squeeze(&mut v)]
+    [low, squeeze::<3>(&mut v)]
+}
+
+/// As [`super::Sip24::hash`].
+#[target_feature(enable = "avx512f")]
+pub(super) fn sip24<const W: usize>(key: &[u64; 4], messages: &[[u64; LANES]; W]) -> [u64; LANES] {
+    let mut v: State = [every(key[0]), every(key[1]), every(key[2]), every(key[3])];
+    for word in messages {
+        absorb::<2>(&mut v, load(word));
+    }
+    absorb::<2>(&mut v, every(length(W)));
+    v[2] = _mm512_xor_si512(v[2], every(0xff));
+    squeeze::<4>(&mut v)
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn absorb(v: &mut State, word: __m512i) {
+fn absorb<const ROUNDS: usize>(v: &mut State, word: __m512i) {
     v[3] = _mm512_xor_si512(v[3], word);
-    round(v);
+    for _ in 0..ROUNDS {
+        round(v);
+    }
     v[0] = _mm512_xor_si512(v[0], word);
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn squeeze(v: &mut State) -> [u64; LANES] {
-    round(v);
-    round(v);
-    round(v);
+fn squeeze<const ROUNDS: usize>(v: &mut State) -> [u64; LANES] {
+    for _ in 0..ROUNDS {
+        round(v);
+    }
     store(_mm512_xor_si512(_mm512_xor_si512(v[0], v[1]), _mm512_xor_si512(v[2], v[3])))
 }
 
