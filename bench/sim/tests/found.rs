@@ -40,3 +40,10 @@ fn an_ingress_that_is_taken_out_of_the_list_opens_nothing_more() {
 fn a_refused_datagram_flow_gets_an_answer_each_time() {
     holds(6787);
 }
+
+/// The last candidate of a chain could not take the flow, and those before had only left it to others that were less busy:
+/// the client was refused though they could.
+#[test]
+fn a_flow_is_not_refused_by_all_while_some_only_left_it_to_others() {
+    holds(197);
+}

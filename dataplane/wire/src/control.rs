@@ -343,6 +343,14 @@ impl Tried {
         self.0[0] == 0
     }
 
+    /// Puts one that it holds behind all others.
+    pub fn move_to_end(&mut self, id: MemberId) {
+        let len = self.len();
+        if let Some(at) = self.0.iter().position(|&slot| slot == id.as_u16()) {
+            self.0[at..len].rotate_left(1);
+        }
+    }
+
     /// Its members, in order.
     pub fn iter(&self) -> impl Iterator<Item = MemberId> + '_ {
         self.0.iter().filter_map(|&slot| MemberId::new(slot))

@@ -3,7 +3,7 @@
 use jlb_flow::{Cookie, FlowId};
 use jlb_map::{MemberRole, OnExhausted};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rule, Rules};
-use jlb_wire::{Bar, BootId, Flags, HOP_BUDGET, Incarnation, MemberId, Protocol};
+use jlb_wire::{Bar, BootId, Flags, HOP_BUDGET, Incarnation, MemberId, Protocol, RejectReason};
 
 use crate::entry::{Candidate, Entry, Pending, Tombstone};
 use crate::pick::{Ask, Picked};
@@ -210,7 +210,11 @@ impl<R: Rules> Tracker<R> {
         io: &mut impl Io<B>,
     ) {
         let trio = self.snapshot.trio(message.flow.partition());
-        let Some(pending) = self.store.pending(cookie).copied() else { return };
+        let Some(pending) = self.store.pending_mut(cookie) else { return };
+        if message.control.reason == RejectReason::Busy {
+            pending.able = Some(message.control.sender);
+        }
+        let pending = *pending;
         let (vip, protocol) = (message.tuple.vip(), message.tuple.protocol());
         let service = self.snapshot.service(vip.ip(), vip.port(), protocol);
         let bounded = self.rules.on(Rule::RejectTtl);
@@ -225,13 +229,19 @@ impl<R: Rules> Tracker<R> {
             // The candidate stays, as one that refused; the ingress's next Open brings us here again.
             Err(why) => return io.drop(message.buf, why),
         };
-        let forces = service
-            .and_then(|id| self.snapshot.service_by_id(id))
-            .is_some_and(|s| s.on_exhausted == OnExhausted::Force);
+        let service = service.and_then(|id| self.snapshot.service_by_id(id));
+        // Those with fewer flows have all refused: so whoever left it to them is the best one after all.
+        let able = pending.able.filter(|&id| {
+            service.is_some_and(|s| s.backend(id).is_some()) && self.choice().may_have(id)
+        });
+        let forces = service.is_some_and(|s| s.on_exhausted == OnExhausted::Force);
         let next = match untried {
             Some(Picked { backend, .. }) => Candidate::Backend(backend),
-            None if forces && !pending.force => Candidate::Force(pending.backend),
-            None => Candidate::Refused,
+            None if pending.force => Candidate::Refused,
+            None => match able.or(forces.then_some(pending.backend)) {
+                Some(backend) => Candidate::Force(backend),
+                None => Candidate::Refused,
+            },
         };
         let (me, boot) = (self.peers.me(), self.peers.own_boot());
         let Some(backend) = next.backend() else {
@@ -255,6 +265,8 @@ impl<R: Rules> Tracker<R> {
                 },
                 ..*stored
             };
+            // By the last one of this list others know whom we forced.
+            stored.tried.move_to_end(backend);
         }
         self.drive(now, message, cookie, trio, io);
     }

@@ -90,6 +90,8 @@ pub(crate) struct Pending {
     pub(crate) tried: Tried,
     /// How busy the backend may be, where others can be asked.
     pub(crate) bar: Bar,
+    /// The last one that refused only because of the bar: it could take the flow.
+    pub(crate) able: Option<MemberId>,
     /// That it is unwell is no reason to refuse.
     pub(crate) panic: bool,
     /// When to cancel, and how often that was done since the entry was last driven.

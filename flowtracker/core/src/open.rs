@@ -504,6 +504,7 @@ fn vote<B>(message: &Message<B>, offer: &Offer, (backend, force): (MemberId, boo
         reject_ttl: offer.reject_ttl,
         tried: offer.tried,
         bar: offer.bar,
+        able: None,
         panic: offer.panic,
         timer: None,
         cancels: 0,

@@ -115,7 +115,10 @@ fn what_backends_say_of_their_load_decides_who_is_asked_and_the_bar_goes_with_it
         w.reject_with(&flow, &asked, |c| (c.reason, c.load.live) = (RejectReason::Busy, 50));
         asked = w.one();
     }
-    assert_eq!(asked.control.flags, Flags::REFUSED);
+    // Nobody is less busy, so it may not leave the flow to others any more.
+    assert_eq!((asked.control.flags, asked.control.backend), (Flags::FORCE, Some(BACKENDS[2])));
+    w.reject_with(&flow, &asked, |c| (c.reason, c.load.live) = (RejectReason::Busy, 50));
+    assert_eq!(w.one().control.flags, Flags::REFUSED);
     // That was told, too: now all but the second have 50, and an offer that is under way counts.
     w.say(BACKENDS[1], &Flow::new(RESET, 120), Kind::Close, |c| {
         (c.backend, c.word_a, c.load.live) = (Some(BACKENDS[1]), 6, 49);

@@ -286,6 +286,42 @@ fn the_last_one_is_forced_where_the_service_says_so() {
 }
 
 #[test]
+fn who_left_a_flow_to_others_that_did_not_take_it_is_forced() {
+    for service in [RESET, FORCE] {
+        let flow = Flow::new(service, 0);
+        let (mut w, mut asked) = headed(&flow);
+        let mut tried = Vec::new();
+        // The second of the four only says that others have less to do.
+        for n in 0..4 {
+            tried.extend(asked.control.backend);
+            let reason = if n == 1 { RejectReason::Busy } else { RejectReason::QueueFull };
+            w.reject_with(&flow, &asked.clone(), |c| c.reason = reason);
+            asked = w.one();
+        }
+        let able = tried.remove(1);
+        tried.push(able);
+        assert_eq!((asked.control.flags, asked.control.backend), (Flags::FORCE, Some(able)));
+        // The forced one is the last: by that others know whom we asked so.
+        assert_eq!(asked.control.tried.iter().collect::<Vec<_>>(), tried);
+        w.reject(&flow, &asked);
+        assert_eq!(w.one().control.flags, Flags::REFUSED, "only once");
+    }
+    // It has gone away meanwhile.
+    let flow = Flow::new(RESET, 0);
+    let (mut w, mut asked) = headed(&flow);
+    w.reject_with(&flow, &asked.clone(), |c| c.reason = RejectReason::Busy);
+    w.down.extend(asked.control.backend);
+    asked = w.one();
+    w.run(400);
+    w.sent();
+    for _ in 1..4 {
+        w.reject(&flow, &asked);
+        asked = w.one();
+    }
+    assert_eq!(asked.control.flags, Flags::REFUSED);
+}
+
+#[test]
 fn accept_is_stored_and_passed_to_the_ingress() {
     let flow = Flow::new(RESET, 0);
     let (mut w, asked) = headed(&flow);
