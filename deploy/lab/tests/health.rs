@@ -132,6 +132,11 @@ fn a_backend_that_is_unwell_gets_nothing_new_and_when_most_are_that_does_not_cou
     let reason = [("service", "web"), ("reason", "unhealthy")];
     let unwilling = unwell.metrics().unwrap().sum("jlb_service_unwilling", &reason);
     assert_eq!(unwilling, Some(1.0));
+    let (_, status) = unwell.admin("/status").unwrap();
+    assert!(
+        status.replace([' ', '\n'], "").contains(r#""refuses":{"web":"unhealthy"}"#),
+        "{status}"
+    );
     site.healthy(unwell, true);
     assert_eq!(site.answer(50).len(), 4);
     assert!(ask(&mut old).contains("backend-2"));

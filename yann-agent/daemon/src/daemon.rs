@@ -1,6 +1,8 @@
 //! The daemon: hands the kernel half's events and the network's messages to the agent, says that it is there, sweeps.
 
-use std::collections::VecDeque;
+mod words;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -412,30 +414,6 @@ impl Yann {
         Ok(())
     }
 
-    /// Says to the kernel half, and to the trackers, which services this host wants new flows of.
-    fn say_words(&mut self) {
-        let Self { checks, load, maps, cluster, me, .. } = self;
-        let over = load.is_over();
-        let said = config::say(maps, *me, cluster, |service| checks.refusal(service, over));
-        // It is tried again every second.
-        self.unsaid = said.is_err();
-        if let Err(e) = said {
-            warn!("cannot note what this host refuses: {e}");
-        }
-        self.tell_words();
-    }
-
-    fn tell_words(&mut self) {
-        for (number, service) in (0..).zip(self.cluster.services()) {
-            if service.backend(self.me).is_some() {
-                let word = self.checks.refusal(&service.name, self.load.is_over());
-                let share = self.checks.share(&service.name);
-                let event = AgentEvent::Word { service: number, word, share };
-                self.agent.event(now(), event, &mut self.out);
-            }
-        }
-    }
-
     /// Of a service without events the user half knows nothing: it was just started, or has another list.
     fn tell_live(&mut self) {
         for number in 0..self.cluster.services().len() as u16 {
@@ -589,10 +567,8 @@ impl Daemon for Yann {
         metrics::collect(&self.maps, &self.out.drops, self.limits.capacity, out);
         self.checks.collect(out);
         self.load.collect(out);
-        let ours = |s: &&jlb_map::Service| s.backend(self.me).is_some();
-        for service in self.cluster.services().iter().filter(ours) {
-            let word = self.checks.refusal(&service.name, self.load.is_over());
-            metrics::collect_word(&service.name, word, out);
+        for (service, word) in self.words() {
+            metrics::collect_word(service, word, out);
         }
         core::future::ready(())
     }
@@ -617,10 +593,13 @@ impl Daemon for Yann {
     }
 
     fn status(&mut self) -> Value {
+        let refused = self.words().filter_map(|(service, word)| Some((service, word?.label())));
+        let refuses: BTreeMap<_, _> = refused.collect();
         json!({
             "flows": self.maps.live_all.get(0).unwrap_or(0),
             "flow_capacity": self.limits.capacity,
             "closes": self.agent.closes(),
+            "refuses": refuses,
         })
     }
 

@@ -78,7 +78,7 @@ pub struct Picked {
     pub panic: bool,
 }
 
-/// What one worker of a tracker knows of the backends' load, and the policies' own state. 120 bytes for each backend of
+/// What one worker of a tracker knows of the backends' load, and the policies' own state. 130 bytes for each backend of
 /// each service.
 #[derive(Debug, Default)]
 pub struct Picker {

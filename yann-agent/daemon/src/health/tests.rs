@@ -127,7 +127,11 @@ fn a_command_that_hangs_is_killed_with_all_that_it_started() {
             assert!(begin.elapsed() < PATIENCE, "left behind");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert_eq!(children().filter(|state| *state == 'Z').count(), 0, "zombies");
+        // Those of other tests are zombies for a moment, too.
+        while children().any(|state| state == 'Z') {
+            assert!(begin.elapsed() < PATIENCE, "zombies");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     });
 }
 
