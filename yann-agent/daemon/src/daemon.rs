@@ -16,7 +16,7 @@ use jlb_map::Snapshot;
 use jlb_node::{Daemon, Setup, random_u64};
 use jlb_role::{AllRules, Burst, Collect, Nanos, Report, Role, Samples};
 use jlb_wire::{BootId, MemberId};
-use jlb_yann_core::maps::{EventRecord, Shared};
+use jlb_yann_core::maps::{EventRecord, Shared, Standing};
 use jlb_yann_core::{
     Agent, AgentConfig, AgentEvent, BackendWord, DEFAULT_UDP_IDLE, KernelEvent, Owners,
     SWEEP_INTERVAL,
@@ -186,6 +186,10 @@ impl Yann {
         // Who decided alone did so in an epoch.
         if epoch != setup.cluster.epoch().0 {
             maps.set_sole_owners(&[0; PARTITIONS])?;
+            let obeyed = maps.standings()?.into_iter().filter(|(_, standing)| standing.obeyed != 0);
+            maps.set_standings(
+                obeyed.map(|(id, standing)| (id, Standing { obeyed: 0, ..standing })),
+            )?;
         }
 
         let member = setup.cluster.member(setup.me).ok_or(YannError::NoSection)?;
