@@ -217,6 +217,7 @@ impl<R: Rules> Tracker<R> {
         let pending = *pending;
         let (vip, protocol) = (message.tuple.vip(), message.tuple.protocol());
         let service = self.snapshot.service(vip.ip(), vip.port(), protocol);
+        let panics = service.is_some_and(|id| self.picker.panics(id));
         let bounded = self.rules.on(Rule::RejectTtl);
         let untried = service.filter(|_| !pending.force && (pending.reject_ttl > 0 || !bounded));
         let untried = untried.map_or(Ok(None), |id| {
@@ -252,8 +253,7 @@ impl<R: Rules> Tracker<R> {
         if let Some(stored) = self.store.reoffer(cookie, backend) {
             *stored = Pending {
                 bar: untried.map_or(Bar::LAST, |picked| picked.bar),
-                // Who is forced was asked just now.
-                panic: untried.map_or(stored.panic, |picked| picked.panic),
+                panic: untried.map_or(panics, |picked| picked.panic),
                 force: matches!(next, Candidate::Force(_)),
                 refused: false,
                 head: me,

@@ -198,8 +198,9 @@ impl<R: Rules> Tracker<R> {
         let tried = jlb_wire::Tried::default();
         let serves = |h| self.snapshot.service_by_id(service_id)?.backend(h).map(|b| b.member);
         let heir = heir.and_then(serves).filter(|&h| self.choice().may_have(h));
+        let panic = self.picker.panics(service_id);
         let picked = match heir {
-            Some(backend) => Ok(Some(Picked { backend, bar: Bar::UNKNOWN, panic: false })),
+            Some(backend) => Ok(Some(Picked { backend, bar: Bar::UNKNOWN, panic })),
             None => {
                 let flow = (&message.flow, message.control.incarnation);
                 let reject_ttl = message.control.reject_ttl.min(MAX_REJECT_TTL);

@@ -210,7 +210,7 @@ impl<R: Rules> Tracker<R> {
             Phase::TwoVotes => self.fence_if_alone(now),
             Phase::Fencing(order) => {
                 let back = order.absent.iter().any(|&id| self.peers.alive(id));
-                if back || stalled || !self.hears_an_ingress_host() {
+                if back || stalled || !self.has_heard_an_ingress_host(now) {
                     self.release(now);
                 } else if self.all_acknowledge(now, order) || !self.rules.on(Rule::SoleFence) {
                     self.become_sole(now, io);

@@ -112,7 +112,7 @@ impl Table {
     }
 
     /// Looks who is unwilling, and whether more than half of those that are wanted do not answer or say that they are
-    /// unwell.
+    /// unwell. Who drains itself can take nothing, so it is not counted.
     pub(super) fn watch(
         &mut self,
         now: Nanos,
@@ -123,7 +123,7 @@ impl Table {
         self.unwilling = false;
         for known in &self.backends {
             self.unwilling |= !known.is_willing(now, false);
-            if wanted(known.member) {
+            if wanted(known.member) && known.word(now) != Some(RejectReason::Drain) {
                 all += 1;
                 unwell += usize::from(known.is_unwell(now) || !answers(known.member));
             }

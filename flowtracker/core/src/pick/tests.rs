@@ -452,6 +452,10 @@ fn who_is_drained_or_refuses_by_the_list_does_not_count_among_the_unwell() {
     w.say(1, Some(RejectReason::Unhealthy));
     w.watch(&[]);
     assert!(!w.picker.panics(WEB), "one of two");
+    w.say(2, Some(RejectReason::Drain));
+    w.watch(&[]);
+    assert!(w.picker.panics(WEB), "the only one: the other drains itself");
+    w.say(2, None);
     w.watch(&[2]);
     assert!(w.picker.panics(WEB), "both");
 }
