@@ -109,6 +109,7 @@ impl Glance {
 
 /// The words of a tuple, as [`Glance::words`] has them.
 #[must_use]
+#[inline]
 pub fn words_of(tuple: &FiveTuple) -> [u64; 5] {
     let mut words = [0; 5];
     for (word, bytes) in words.iter_mut().zip(tuple.padded().as_chunks().0) {
