@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod disrupt;
+mod growth;
 mod hotpath;
 mod hunting;
 mod hunting_plots;
@@ -45,6 +46,8 @@ enum Command {
     WorkServer(placement::ServerArguments),
     /// Measure what a packet costs at the ingress, without a network card.
     Hotpath(hotpath::Arguments),
+    /// How the cost of a packet grows with the number of flows: a table, and a plot.
+    Growth(growth::Arguments),
     /// Measure what a backend's reply costs at the egress, without a network card.
     Egress(hotpath::EgressArguments),
     /// Measure what a new flow costs at the flow tracker that places it, without a network card.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
             Command::Placement(arguments) => placement::main(&arguments),
             Command::WorkServer(arguments) => placement::serve(&arguments),
             Command::Hotpath(arguments) => hotpath::main(&arguments),
+            Command::Growth(arguments) => growth::main(&arguments),
             Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Tracker(arguments) => tracker::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),

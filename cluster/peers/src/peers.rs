@@ -313,7 +313,10 @@ impl Peers {
         };
         let mut order: ArrayVec<MemberId, { jlb_map::TRIO }> =
             trackers.take(jlb_map::TRIO).collect();
-        order.sort_by_key(place);
+        // Mostly all answer.
+        if !order.is_sorted_by_key(place) {
+            order.sort_by_key(place);
+        }
         order.into_iter()
     }
 

@@ -3,7 +3,7 @@ use core::hash::Hasher;
 
 use jlb_role::WorkerId;
 use jlb_siphash::{Sip13, TOGETHER};
-use jlb_wire::FiveTuple;
+use jlb_wire::{FiveTuple, words_of};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// Number of partitions: the flow id's first 12 bits.
@@ -190,7 +190,12 @@ impl FlowHasher {
     #[must_use]
     #[inline]
     pub fn id(&self, tuple: &FiveTuple) -> FlowId {
-        self.id_of(tuple.canonical())
+        let words = words_of(tuple);
+        if tuple.is_v6() {
+            self.id_of_words(&words)
+        } else {
+            self.id_of_words(&[words[0], words[1]])
+        }
     }
 
     /// The id for canonical bytes, given as `W` words in little-endian order (2 of IPv4, 5 of IPv6).

@@ -46,7 +46,7 @@ struct Level {
     ends: [(u32, u32); SLOTS],
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     level: u8,
     slot: u8,
@@ -120,6 +120,30 @@ impl<T> Wheel<T> {
         self.link(index);
         self.len += 1;
         Ok(TimerId { index, generation })
+    }
+
+    /// Moves a timer to another deadline, behind all others that are due then: as if it had been cancelled and scheduled. Gives
+    /// its new name.
+    ///
+    /// # Errors
+    /// [`Full`], if it had fired or was cancelled and there is no room for another one.
+    pub fn reschedule(&mut self, id: TimerId, deadline: Nanos, value: T) -> Result<TimerId, Full> {
+        let tick = deadline.0.div_ceil(self.granule).max(self.tick);
+        let timer = self.timers.get(id.index as usize);
+        // Where it would come to stand again it stays.
+        let stays = timer.is_some_and(|timer| {
+            timer.generation == id.generation
+                && timer.value.is_some()
+                && timer.tick == tick
+                && timer.next == NIL
+                && timer.place == self.place(tick)
+        });
+        if stays && let Some(timer) = self.timers.get_mut(id.index as usize) {
+            timer.value = Some(value);
+            return Ok(id);
+        }
+        self.cancel(id);
+        self.schedule(deadline, value)
     }
 
     /// Takes a timer back; `None` when it has fired or was cancelled.

@@ -58,6 +58,9 @@ pub(crate) struct Worker<R: Role<Mbuf>> {
     backoff: Backoff,
 
     busy: Nanos,
+    /// When the last turn began, if it was one with work: it lasts until the next one begins, so that a turn reads the clock
+    /// once.
+    working_since: Option<Nanos>,
     received: u64,
     ignored: [u64; Ignored::ALL.len()],
 }
@@ -82,6 +85,7 @@ impl<R: Role<Mbuf>> Worker<R> {
             shared,
             backoff,
             busy: Nanos::ZERO,
+            working_since: None,
             received: 0,
             ignored: [0; Ignored::ALL.len()],
         }
@@ -100,6 +104,9 @@ impl<R: Role<Mbuf>> Worker<R> {
     /// Goes round once, and rests when there was nothing to do.
     pub(crate) fn once(&mut self) {
         let now = self.shared.clock.now();
+        if let Some(since) = self.working_since.take() {
+            self.busy = self.busy + now.since(since);
+        }
         self.heartbeat(now);
         let flow_packets = self.role.flow_packets();
         let (packets, worked) = self.turn(now);
@@ -112,8 +119,7 @@ impl<R: Role<Mbuf>> Worker<R> {
             shared.store(after.unwrap_or(self.received), Ordering::Relaxed);
         }
         if worked {
-            let end = self.shared.clock.now();
-            self.busy = self.busy + end.since(now);
+            self.working_since = Some(now);
         }
         if active {
             self.backoff.active(now);

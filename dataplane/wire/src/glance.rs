@@ -17,6 +17,8 @@ pub struct Glance {
     pub traffic_class: u8,
     /// Whether it is IPv6.
     pub v6: bool,
+    /// Of TCP, its flags: see [`crate::tcp_flags`]. 0 for UDP.
+    pub flags: u8,
 }
 
 const TCP: u8 = Protocol::Tcp as u8;
@@ -49,7 +51,9 @@ impl Glance {
         // A parsed packet is no longer than its IP header can say: 65,535, and 40 more with IPv6. Those that long do not
         // fit any buffer.
         let len = u16::try_from(packet.len).unwrap_or(u16::MAX);
-        Self { words, len, traffic_class: packet.traffic_class, v6: packet.tuple.is_v6() }
+        let flags = packet.tcp.map_or(0, |tcp| tcp.flags);
+        let (traffic_class, v6) = (packet.traffic_class, packet.tuple.is_v6());
+        Self { words, len, traffic_class, v6, flags }
     }
 
     #[inline]
@@ -67,10 +71,9 @@ impl Glance {
         let ports = u64::from(le32(h, 20));
         self.words = [le64(h, 12), ports | u64::from(h[9]) << 32 | 4 << 40, 0, 0, 0];
         (self.len, self.traffic_class, self.v6) = (len, h[1], false);
-        sum == 0xffff
-            && fragment == 0
-            && usize::from(len) <= bytes.len()
-            && transport(bytes, usize::from(len), 20, h[9])
+        let (whole, flags) = transport(bytes, usize::from(len), 20, h[9]);
+        self.flags = flags;
+        sum == 0xffff && fragment == 0 && usize::from(len) <= bytes.len() && whole
     }
 
     #[inline]
@@ -81,7 +84,9 @@ impl Glance {
         let last = ports | u64::from(h[6]) << 32 | 6 << 40;
         self.words = [le64(h, 8), le64(h, 16), le64(h, 24), le64(h, 32), last];
         (self.len, self.traffic_class, self.v6) = (len, h[0] << 4 | h[1] >> 4, true);
-        usize::from(len) <= bytes.len() && transport(bytes, usize::from(len), 40, h[6])
+        let (whole, flags) = transport(bytes, usize::from(len), 40, h[6]);
+        self.flags = flags;
+        usize::from(len) <= bytes.len() && whole
     }
 
     /// The tuple's canonical bytes as 64-bit words in little-endian order: 2 of IPv4 and zeros behind them, 5 of IPv6.
@@ -104,6 +109,7 @@ impl Glance {
 
 /// The words of a tuple, as [`Glance::words`] has them.
 #[must_use]
+#[inline]
 pub fn words_of(tuple: &FiveTuple) -> [u64; 5] {
     let mut words = [0; 5];
     for (word, bytes) in words.iter_mut().zip(tuple.padded().as_chunks().0) {
@@ -112,15 +118,17 @@ pub fn words_of(tuple: &FiveTuple) -> [u64; 5] {
     words
 }
 
-/// Whether there is a whole TCP or UDP header, with the lengths that it says.
+/// Whether there is a whole TCP or UDP header, with the lengths that it says; and TCP's flags.
 #[inline]
-fn transport(bytes: &[u8], len: usize, at: usize, protocol: u8) -> bool {
+fn transport(bytes: &[u8], len: usize, at: usize, protocol: u8) -> (bool, u8) {
     // Both are looked at where they may be, since which of the two comes next cannot be guessed.
-    let offset = bytes.get(at + 12).map_or(0, |b| usize::from(b >> 4) * 4);
+    let [offset, flags] = bytes.get(at + 12..at + 14).map_or([0; 2], |b| [b[0], b[1]]);
     let [high, low] = bytes.get(at + 4..at + 6).map_or([0; 2], |b| [b[0], b[1]]);
     let length = usize::from(u16::from_be_bytes([high, low]));
-    let (header, least) = if protocol == TCP { (offset, 20) } else { (length, 8) };
-    (protocol == TCP || protocol == UDP) && header >= least && at + header <= len
+    let (header, least) =
+        if protocol == TCP { (usize::from(offset >> 4) * 4, 20) } else { (length, 8) };
+    let whole = (protocol == TCP || protocol == UDP) && header >= least && at + header <= len;
+    (whole, if protocol == TCP { flags } else { 0 })
 }
 
 #[inline]

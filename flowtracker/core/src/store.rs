@@ -200,12 +200,12 @@ impl Store {
     /// Sets the timer to the next Cancel.
     pub(crate) fn schedule_cancel(&mut self, now: Nanos, cookie: Cookie) {
         let Some(pending) = self.pending.get_mut(cookie) else { return };
-        if let Some(timer) = pending.timer.take() {
-            self.wheel.cancel(timer);
-        }
-        let at = now + pending.cancel_after();
+        let (at, timer) = (now + pending.cancel_after(), Timer::Cancel(cookie));
         // The wheel has a place for every entry of the table.
-        pending.timer = self.wheel.schedule(at, Timer::Cancel(cookie)).ok();
+        pending.timer = match pending.timer {
+            Some(running) => self.wheel.reschedule(running, at, timer).ok(),
+            None => self.wheel.schedule(at, timer).ok(),
+        };
     }
 
     /// Stores the backend's word, in place of whatever the flow had.

@@ -4,7 +4,7 @@ use arrayvec::ArrayVec;
 use jlb_flow::FlowId;
 use jlb_peers::packet_reason;
 use jlb_role::{BURST, Io, Nanos, PacketBuf, Reason, Rule, Rules, UnderlayDst};
-use jlb_wire::{Glance, IpHeader, MemberId, Packet, PacketError, entropy_port};
+use jlb_wire::{Glance, IpHeader, MemberId, Packet, PacketError, entropy_port, tcp_flags};
 
 use crate::Ingress;
 use crate::flows::Flow;
@@ -16,11 +16,13 @@ pub(crate) struct Clients<B> {
     bufs: ArrayVec<B, BURST>,
     /// As many as `bufs` are meant.
     glances: [Glance; BURST],
+    /// Their TCP flags together.
+    flags: u8,
 }
 
 impl<B> Clients<B> {
     pub(crate) fn new() -> Self {
-        Self { bufs: ArrayVec::new(), glances: [Glance::default(); BURST] }
+        Self { bufs: ArrayVec::new(), glances: [Glance::default(); BURST], flags: 0 }
     }
 }
 
@@ -34,6 +36,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
         };
         if glance.look(b.bytes()) && self.view.serves(glance) {
             b.truncate(glance.len.into());
+            clients.flags |= glance.flags;
             clients.bufs.push(b);
         } else {
             self.parse_odd_client(b, clients, io);
@@ -70,7 +73,7 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
     /// The other stages: the flows' ids, while their memory is asked for, and then the deeds.
     #[inline]
     pub(crate) fn clients(&mut self, now: Nanos, clients: &mut Clients<B>, io: &mut impl Io<B>) {
-        let Clients { bufs, glances } = clients;
+        let Clients { bufs, glances, flags } = clients;
         let glances = &glances[..bufs.len()];
         self.counters.work += bufs.len() as u64;
         let mut ids = ArrayVec::<FlowId, BURST>::new();
@@ -78,6 +81,9 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
             self.flows.prefetch(&id);
             ids.push(id);
         });
+        if *flags & tcp_flags::SYN != 0 {
+            self.prefetch_openings(glances, &ids);
+        }
         let (me, workers) = (self.peers.worker(), self.peers.workers());
         let incumbent = self.rules.on(Rule::Incumbent);
         for ((b, glance), id) in bufs.drain(..).zip(glances).zip(&ids) {
@@ -92,6 +98,16 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
                 }
                 _ => self.not_established(now, b, id, io),
             }
+        }
+    }
+
+    /// Asks for the memory that new connections will need besides.
+    fn prefetch_openings(&self, glances: &[Glance], ids: &[FlowId]) {
+        let opening =
+            glances.iter().zip(ids).filter(|(glance, _)| glance.flags & tcp_flags::SYN != 0);
+        for (nth, (_, id)) in opening.enumerate() {
+            self.flows.prefetch_new(id);
+            self.pending.prefetch_free(nth);
         }
     }
 

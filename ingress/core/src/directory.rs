@@ -16,25 +16,25 @@ pub(crate) struct Directory {
 /// [`jlb_wire::Glance::words`]).
 #[derive(Debug)]
 struct Services {
-    v4: Slots<u64>,
-    v6: Slots<[u64; 3]>,
+    v4: Slots<u64, ServiceId>,
+    v6: Slots<[u64; 3], ServiceId>,
 }
 
 /// A power of two of places; `None`: free.
 #[derive(Debug)]
-struct Slots<K>(Box<[Option<(K, ServiceId)>]>);
+struct Slots<K, V>(Box<[Option<(K, V)>]>);
 
-/// A set of addresses.
-#[derive(Debug, Default)]
+/// A set of addresses: a hash table of the same kind.
+#[derive(Debug)]
 struct Addresses {
-    v4: Vec<u32>,
-    v6: Vec<u128>,
+    v4: Slots<u32, ()>,
+    v6: Slots<u128, ()>,
 }
 
 impl Directory {
     pub(crate) fn new(snapshot: &Snapshot) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        let (mut vips, mut backends) = (Addresses::default(), Addresses::default());
+        let mut vips = Vec::new();
         for (id, service) in (0..).map(ServiceId).zip(snapshot.services()) {
             let [high, low] = service.port.to_be_bytes();
             for &vip in &service.vips {
@@ -54,11 +54,9 @@ impl Directory {
                 }
             }
         }
-        vips.sort();
-        for member in snapshot.members().iter().filter(|m| m.role == MemberRole::Backend) {
-            member.addresses.iter().for_each(|a| backends.push(a));
-        }
-        backends.sort();
+        let backends = snapshot.members().iter().filter(|m| m.role == MemberRole::Backend);
+        let backends = backends.flat_map(|m| m.addresses.iter()).collect();
+        let (vips, backends) = (Addresses::new(vips), Addresses::new(backends));
         let services = Services { v4: Slots::new(&v4, mix_v4), v6: Slots::new(&v6, mix_v6) };
         Self { services, vips, backends }
     }
@@ -89,51 +87,57 @@ impl Directory {
 }
 
 impl Addresses {
-    fn push(&mut self, ip: IpAddr) {
-        match ip {
-            IpAddr::V4(ip) => self.v4.push(ip.to_bits()),
-            IpAddr::V6(ip) => self.v6.push(ip.to_bits()),
-        }
-    }
-
-    /// Also removes what is there twice (one VIP of many services).
-    fn sort(&mut self) {
-        self.v4.sort_unstable();
-        self.v4.dedup();
-        self.v6.sort_unstable();
-        self.v6.dedup();
+    /// One may be there more than once (one VIP of many services).
+    fn new(mut addresses: Vec<IpAddr>) -> Self {
+        addresses.sort_unstable();
+        addresses.dedup();
+        let v4: Vec<_> = addresses
+            .iter()
+            .filter_map(|ip| match ip {
+                IpAddr::V4(ip) => Some((ip.to_bits(), ())),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        let v6: Vec<_> = addresses
+            .iter()
+            .filter_map(|ip| match ip {
+                IpAddr::V6(ip) => Some((ip.to_bits(), ())),
+                IpAddr::V4(_) => None,
+            })
+            .collect();
+        Self { v4: Slots::new(&v4, mix_ip4), v6: Slots::new(&v6, mix_ip6) }
     }
 
     #[inline]
     fn contains(&self, ip: IpAddr) -> bool {
         match ip {
-            IpAddr::V4(ip) => self.v4.binary_search(&ip.to_bits()).is_ok(),
-            IpAddr::V6(ip) => self.v6.binary_search(&ip.to_bits()).is_ok(),
+            IpAddr::V4(ip) => self.v4.find(ip.to_bits(), mix_ip4(ip.to_bits())).is_some(),
+            IpAddr::V6(ip) => self.v6.find(ip.to_bits(), mix_ip6(ip.to_bits())).is_some(),
         }
     }
 }
 
-impl<K: Copy + PartialEq> Slots<K> {
-    fn new(entries: &[(K, ServiceId)], mix: impl Fn(K) -> u64) -> Self {
+impl<K: Copy + PartialEq, V: Copy> Slots<K, V> {
+    fn new(entries: &[(K, V)], mix: impl Fn(K) -> u64) -> Self {
         let places = (4 * entries.len()).next_power_of_two();
         let mut slots = vec![None; places].into_boxed_slice();
-        for &(key, service) in entries {
+        for &(key, value) in entries {
             let mut at = place(mix(key), places);
             // Three quarters are free.
             while slots[at].is_some() {
                 at = (at + 1) % places;
             }
-            slots[at] = Some((key, service));
+            slots[at] = Some((key, value));
         }
         Self(slots)
     }
 
     #[inline(always)]
-    fn find(&self, key: K, hash: u64) -> Option<ServiceId> {
+    fn find(&self, key: K, hash: u64) -> Option<V> {
         let mut at = place(hash, self.0.len());
-        while let Some((k, service)) = self.0[at] {
+        while let Some((k, value)) = self.0[at] {
             if k == key {
-                return Some(service);
+                return Some(value);
             }
             at = (at + 1) & (self.0.len() - 1);
         }
@@ -169,4 +173,14 @@ const fn key_v6(words: &[u64; 5]) -> [u64; 3] {
 #[inline]
 const fn mix_v6(key: [u64; 3]) -> u64 {
     (key[0] ^ key[1].rotate_left(29) ^ key[2].rotate_left(17)).wrapping_mul(SPREAD)
+}
+
+#[inline]
+const fn mix_ip4(key: u32) -> u64 {
+    (key as u64).wrapping_mul(SPREAD)
+}
+
+#[inline]
+const fn mix_ip6(key: u128) -> u64 {
+    (key as u64 ^ ((key >> 64) as u64).rotate_left(29)).wrapping_mul(SPREAD)
 }

@@ -188,6 +188,12 @@ impl Flows {
         self.table.prefetch(id);
     }
 
+    /// The same for a flow that is probably not there yet.
+    #[inline]
+    pub(crate) fn prefetch_new(&self, id: &FlowId) {
+        self.table.prefetch_new(id);
+    }
+
     /// The flow. A packet of it is here.
     #[inline]
     pub(crate) fn seen(&mut self, id: &FlowId) -> Option<Flow> {

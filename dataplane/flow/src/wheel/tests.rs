@@ -112,6 +112,38 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
+    /// Moved timers fire as those that are cancelled and scheduled anew: at the same calls, in the same order.
+    #[test]
+    fn to_reschedule_is_to_cancel_and_schedule(
+        ops in vec((0..4u8, 0..8usize, 0..300u64), 1..300),
+    ) {
+        let mut wheels = [Wheel::new(8, MS), Wheel::new(8, MS)];
+        let mut ids: [[Option<TimerId>; 8]; 2] = [[None; 8]; 2];
+        let mut now = 0;
+        for (what, n, ms) in ops {
+            if what == 0 {
+                now += ms / 8;
+                let at = Nanos::from_millis(now);
+                let fired = wheels.each_mut().map(|wheel| due(wheel, at));
+                prop_assert_eq!(&fired[0], &fired[1]);
+                for n in fired[0].iter().copied() {
+                    ids.iter_mut().for_each(|ids| ids[n] = None);
+                }
+                continue;
+            }
+            // Few deadlines, so that many are the same.
+            let deadline = Nanos::from_millis(now + ms / 64 * 64);
+            ids[0][n] = match ids[0][n] {
+                Some(id) => Some(wheels[0].reschedule(id, deadline, n).unwrap()),
+                None => Some(wheels[0].schedule(deadline, n).unwrap()),
+            };
+            ids[1][n].map(|id| wheels[1].cancel(id));
+            ids[1][n] = Some(wheels[1].schedule(deadline, n).unwrap());
+            prop_assert_eq!(wheels[0].len(), wheels[1].len());
+            prop_assert_eq!(wheels[0].next_deadline(), wheels[1].next_deadline());
+        }
+    }
+
     /// Like a sorted map from (tick, …), popped from the front.
     #[test]
     fn behaves_like_a_sorted_map(ops in vec(op(), 1..200), granule in prop_oneof![Just(1u64), Just(1000), Just(1_000_000)]) {
