@@ -5,8 +5,7 @@ use jlb_map::{MemberRole, OnExhausted};
 use jlb_peers::{Carried, Envelope, geneve_reason};
 use jlb_role::{Io, Nanos, PacketBuf, Reason, Rules};
 use jlb_wire::{
-    Content, Control, FiveTuple, Flags, GeneveError, IpHeader, Kind, MemberId, OpenCut, Outer,
-    Packet, Protocol,
+    Content, Control, FiveTuple, Flags, Kind, MemberId, OpenCut, Outer, Packet, Protocol,
 };
 
 use crate::Ingress;
@@ -16,17 +15,12 @@ use crate::metrics::{Opened, Queried};
 use crate::pending::{Pending, Question};
 use crate::reply::Reply;
 
-const UDP: u8 = 17;
-
 impl<B: PacketBuf, R: Rules> Ingress<B, R> {
     /// A packet to our underlay address.
     pub(crate) fn encapsulated(&mut self, now: Nanos, b: B, io: &mut impl Io<B>) {
         let outer = match Outer::parse(b.bytes(), self.view.snapshot.geneve_port()) {
             Ok(outer) => outer,
-            Err(error) => {
-                let why = not_ours(b.bytes(), error);
-                return io.drop(b, why);
-            }
+            Err(error) => return io.drop(b, geneve_reason(error)),
         };
         if let Content::Plain { inner } = outer.content {
             self.counters.work += 1;
@@ -259,14 +253,5 @@ fn was_cut<B: PacketBuf>(pending: &Pending<B>) -> bool {
             Packet::parse(opening.first.bytes()).is_ok_and(|p| OpenCut::of(&p).cut)
         }
         Question::Query(_) => false,
-    }
-}
-
-/// The interface may be shared with the host: what is not UDP is just not for us.
-#[cold]
-fn not_ours(bytes: &[u8], error: GeneveError) -> Reason {
-    match IpHeader::parse(bytes) {
-        Ok(header) if error == GeneveError::Malformed && header.protocol != UDP => Reason::NotForUs,
-        Ok(_) | Err(_) => geneve_reason(error),
     }
 }
