@@ -20,10 +20,13 @@ use jlb_wire::{BodyKind, BootId, MemberId, SoleOwner, body_flags};
 use crate::lease::LEASE;
 use crate::tracker::Tracker;
 
+/// Who is not up counts as missing when nothing of it was heard for so long: one that answers again, and is not yet relied upon,
+/// may vote. On a busy host that is the usual case.
+const SILENT: Nanos = Nanos::from_millis(100);
 /// So long all others of a trio must be missing before we try to decide alone, and one that is back must answer before we
 /// do not any more.
-const ABSENT: Nanos = Nanos::from_millis(300);
-const BACK: Nanos = Nanos::from_millis(200);
+const ABSENT: Nanos = Nanos::from_millis(200);
+const BACK: Nanos = Nanos::from_millis(300);
 /// Who alone decides and hears no ingress host for so long gives it back.
 const UNASKED: Nanos = Nanos::from_millis(500);
 /// An order that is not acknowledged is repeated after this, doubling up to the second one; so many in one round at most.
@@ -209,7 +212,8 @@ impl<R: Rules> Tracker<R> {
         match &self.sole.phase {
             Phase::TwoVotes => self.fence_if_alone(now),
             Phase::Fencing(order) => {
-                let back = order.absent.iter().any(|&id| self.peers.alive(id));
+                let is_back = |id| self.sole.missing.get(id).is_some_and(|&(missing, _)| !missing);
+                let back = order.absent.iter().any(is_back);
                 if back || stalled || !self.has_heard_an_ingress_host(now) {
                     self.release(now);
                 } else if self.all_acknowledge(now, order) || !self.rules.on(Rule::SoleFence) {
@@ -248,7 +252,8 @@ impl<R: Rules> Tracker<R> {
                 self.sole.missing.remove(&id);
                 continue;
             }
-            let missing = !self.peers.alive(id);
+            let heard = |at: Nanos| now.since(at) < SILENT;
+            let missing = !self.peers.alive(id) && !self.peers.heard_at(id).is_some_and(heard);
             let known = self.sole.missing.entry(id).or_insert((missing, now));
             if known.0 != missing {
                 *known = (missing, now);

@@ -225,6 +225,20 @@ fn who_hears_no_ingress_host_does_not_decide_alone() {
 }
 
 #[test]
+fn who_answers_and_is_not_yet_relied_upon_is_not_missing() {
+    let mut w = World::new(T1);
+    // As on a busy host: each fall makes it longer until they are up again.
+    for up in [100, 200, 300, 500, 700] {
+        w.down.extend([T2, T3]);
+        w.run(150);
+        w.down.clear();
+        w.run(up);
+    }
+    assert!(!w.tracker.peers.alive(T2) && !w.tracker.peers.alive(T3));
+    assert!(!is_sole(&w) && w.orders.is_empty());
+}
+
+#[test]
 fn one_that_comes_back_for_a_moment_does_not_count() {
     let mut w = sole();
     w.down.remove(&T2);
