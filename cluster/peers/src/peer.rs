@@ -9,6 +9,11 @@ const CALM: Nanos = Nanos::from_secs(10);
 /// So long another member's word that it does not hear a backend counts: it is repeated with every answer to Probe.
 const WITNESS_FOR: Nanos = Nanos::from_secs(1);
 
+/// So long the answer to an unanswered question still counts: a loaded host answers late, but always. Then it is given up.
+const NONCE_LIFETIME: Nanos = Nanos::from_secs(1);
+/// What is not answered after this is asked with another nonce.
+const PROBABLY_LOST: Nanos = Nanos::from_millis(50);
+
 /// What a backend's last answer to Probe says of us (rule 14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -33,6 +38,8 @@ pub(crate) struct Peer {
     pub(crate) windows: Windows,
     /// Of the question that is not yet answered, and since when it is asked.
     pub(crate) nonce: Option<(u64, Nanos)>,
+    /// Of the question that took its place when that one had probably been lost; the answer to either counts.
+    pub(crate) latest: Option<(u64, Nanos)>,
     /// Of the last question, regular or not.
     pub(crate) asked_at: Option<Nanos>,
     /// Of the last regular question: what was missed is judged by these.
@@ -75,6 +82,7 @@ impl Peer {
             boot: None,
             windows: Windows::EMPTY,
             nonce: None,
+            latest: None,
             asked_at: None,
             turn_at: None,
             heard_at: None,
@@ -131,6 +139,31 @@ impl Peer {
     pub(crate) fn dead(&self, now: Nanos, two_witnesses: bool) -> bool {
         let elsewhere = self.missed_elsewhere.is_some_and(|at| now.since(at) <= WITNESS_FOR);
         now.since(self.silent_since) > DEAD_AFTER && (elsewhere || !two_witnesses)
+    }
+
+    /// The nonce to ask with now. An answer says how things were after its nonce was first sent, so one that is old is worth
+    /// little; but a host that answers late must find its answers welcome.
+    pub(crate) fn nonce_at(&mut self, now: Nanos, mut draw: impl FnMut() -> u64) -> u64 {
+        let fresh = |nonce: &(u64, Nanos), long: Nanos| now.since(nonce.1) < long;
+        if self.nonce.is_none_or(|first| !fresh(&first, NONCE_LIFETIME)) {
+            (self.nonce, self.latest) = (None, None);
+        }
+        match (self.nonce, self.latest) {
+            (Some(first), _) if fresh(&first, PROBABLY_LOST) => first.0,
+            (Some(_), Some(latest)) if fresh(&latest, PROBABLY_LOST) => latest.0,
+            (first, _) => {
+                let nonce = draw();
+                let place = if first.is_none() { &mut self.nonce } else { &mut self.latest };
+                *place = Some((nonce, now));
+                nonce
+            }
+        }
+    }
+
+    /// When the question with that nonce was first asked, if it is still open.
+    pub(crate) fn asked_with(&self, nonce: u64) -> Option<Nanos> {
+        let open = [self.nonce, self.latest].into_iter().flatten();
+        open.into_iter().find(|&(open, _)| open == nonce).map(|(_, since)| since)
     }
 
     /// A message that claims this boot and number.

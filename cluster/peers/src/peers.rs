@@ -32,10 +32,6 @@ pub const HEARTBEAT_LIMIT: Nanos = Nanos::from_millis(300);
 /// Least time between two questions to one member that names an unknown boot id.
 pub const ASK_AGAIN: Nanos = Nanos::from_millis(20);
 
-/// So long an unanswered question is repeated with its nonce, so that an answer that takes longer than the beat counts:
-/// a loaded host answers late, but always. Then it is given up.
-const NONCE_LIFETIME: Nanos = Nanos::from_secs(1);
-
 /// Questions per tick: 4095 members on a 20 ms beat need 205 per ms.
 const ASKED_PER_TICK: usize = 64;
 /// Reports per tick.
@@ -423,7 +419,7 @@ impl Peers {
 
     fn read_answer(&mut self, now: Nanos, body: &Body, probe: &Probe) -> Result<Next, Reason> {
         let peer = self.peers[body.sender.index()].as_mut().ok_or(Reason::NotAMember)?;
-        let asked = peer.nonce.filter(|&(nonce, _)| nonce == body.nonce);
+        let asked = peer.asked_with(body.nonce);
         let booted = peer.boot != Some(body.boot);
         if booted && asked.is_none() {
             return Err(Reason::UnknownBoot);
@@ -434,8 +430,8 @@ impl Peers {
         }
         // Late answers, to a nonce before the latest, are life too.
         peer.accept(now, body.boot, body.sequence)?;
-        if let Some((_, asked)) = asked {
-            peer.nonce = None;
+        if let Some(asked) = asked {
+            (peer.nonce, peer.latest) = (None, None);
             peer.heartbeat_age_ms = probe.heartbeat_age_ms;
             let obeys = body.flags & body_flags::OBEYS != 0;
             let shut_out = probe.shut_out;
@@ -621,9 +617,7 @@ impl Peers {
 
     fn question<B: PacketBuf>(&mut self, now: Nanos, to: MemberId, io: &mut impl Io<B>) {
         let Some(peer) = self.peers[to.index()].as_mut() else { return };
-        let open = peer.nonce.filter(|&(_, since)| now.since(since) < NONCE_LIFETIME);
-        let (nonce, since) = open.unwrap_or_else(|| (self.nonces.next(), now));
-        peer.nonce = Some((nonce, since));
+        let nonce = peer.nonce_at(now, || self.nonces.next());
         peer.asked_at = Some(now);
         self.send_probe(to, nonce, 0, &self.probe(self.config.worker.0).emit(), io);
     }

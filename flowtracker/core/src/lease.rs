@@ -6,6 +6,7 @@
 //! warm again only when all of them say that we are not (`WarmIsAdmitted`).
 
 use jlb_map::MemberRole;
+use jlb_peers::PROBE_AGENTS;
 use jlb_role::{Io, Nanos, PacketBuf, Rule, Rules};
 use jlb_wire::MemberId;
 
@@ -16,6 +17,11 @@ pub(crate) const LEASE: Nanos = Nanos::from_millis(300);
 /// A lease that ends within this is looked at again: by then the next answers are here.
 const RENEWS: Nanos = Nanos::from_millis(200);
 
+/// A lease that ends within this is in danger: agents are asked out of turn, so many at each look (every 10 ms). In a flood most
+/// answers may be lost, and without a lease nothing is opened.
+const IN_DANGER: Nanos = Nanos::from_millis(150);
+const ASKED_AT_ONCE: usize = 64;
+
 /// What the agents say of our votes.
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
@@ -23,6 +29,8 @@ pub(crate) struct Lease {
     until: Nanos,
     /// Since when we are shut out somewhere, or do not know that we are not.
     pub(crate) shut_out: Option<Nanos>,
+    /// Who was asked out of turn last.
+    cursor: usize,
 }
 
 impl Lease {
@@ -43,6 +51,10 @@ impl<R: Rules> Tracker<R> {
             }
         }
         self.renew_lease(now);
+        // One that has just started has to be known to the agents first.
+        if self.told_warm == Some(true) && self.lease.until < now + IN_DANGER {
+            self.ask_for_lease(now);
+        }
         self.tell_warmth(now, io);
     }
 
@@ -63,6 +75,17 @@ impl<R: Rules> Tracker<R> {
             let at = said.len() - needed;
             let (_, &mut oldest, _) = said.select_nth_unstable(at);
             self.lease.until = self.lease.until.max(oldest + LEASE);
+        }
+    }
+
+    fn ask_for_lease(&mut self, now: Nanos) {
+        let backends = self.snapshot.with_role(MemberRole::Backend);
+        for _ in 0..backends.len().min(ASKED_AT_ONCE) {
+            self.lease.cursor = (self.lease.cursor + 1) % backends.len();
+            let backend = backends[self.lease.cursor];
+            if self.admitted_at(backend).is_none_or(|asked| now.since(asked) > PROBE_AGENTS) {
+                self.peers.ask(now, backend);
+            }
         }
     }
 
