@@ -10,16 +10,17 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::SocketAddr;
 
-use jlb_config::HealthCheck;
+use jlb_config::{HealthCheck, HealthProbe};
 use jlb_map::Snapshot;
 use jlb_role::{Metric, MetricKind, MetricSink};
-use jlb_wire::{MemberId, RejectReason, ServiceLoad};
+use jlb_wire::{MemberId, Protocol, RejectReason, ServiceLoad};
 use jlb_yann_core::willing::{Application, Health, refusal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use exec::Turn;
 use probe::Failure;
 
 static UP: Metric = Metric {
@@ -55,12 +56,26 @@ pub(crate) struct Checks {
 #[derive(Debug)]
 struct Watched {
     check: HealthCheck,
-    /// Where; `None` while the service is not one of this host.
-    target: Option<SocketAddr>,
+    /// Where, or why nowhere.
+    target: Result<SocketAddr, Rest>,
+    turn: Turn,
     health: Health,
     application: Application,
     counts: Counts,
     agent_counts: Counts,
+}
+
+/// Why a check tries nothing. A list may say so at any time, so it is no mistake that ends the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Rest {
+    #[error("no list was seen yet")]
+    NotAimed,
+    #[error("the cluster has no service of that name")]
+    NoService,
+    #[error("this host is no backend of it")]
+    NoBackend,
+    #[error("it is UDP now, and the check makes a TCP connection to it")]
+    Udp,
 }
 
 /// By result.
@@ -89,10 +104,18 @@ impl Checks {
         }
         self.tasks = JoinSet::new();
         for (index, (watched, target)) in self.watched.iter_mut().zip(targets).enumerate() {
-            watched.target = target;
-            let Some(target) = target else { continue };
-            let (check, tell) = (watched.check.clone(), self.tell.clone());
-            self.tasks.spawn(watch(check, target, index, tell));
+            let was = core::mem::replace(&mut watched.target, target);
+            let target = match target {
+                Ok(target) => target,
+                Err(why) => {
+                    if was != target {
+                        warn!("the check of `{}` rests: {why}", watched.check.service);
+                    }
+                    continue;
+                }
+            };
+            let (check, turn) = (watched.check.clone(), Turn::clone(&watched.turn));
+            self.tasks.spawn(watch(check, target, turn, index, self.tell.clone()));
         }
     }
 
@@ -110,9 +133,14 @@ impl Checks {
         }
     }
 
+    /// Those that do not rest: what the others found before is of no meaning now.
+    fn at_work(&self) -> impl Iterator<Item = &Watched> {
+        self.watched.iter().filter(|w| w.target.is_ok())
+    }
+
     /// Why this host wants no new flows of a service, if it wants none.
     pub(crate) fn refusal(&self, service: &str, overloaded: bool) -> Option<RejectReason> {
-        let ours = || self.watched.iter().filter(|w| w.check.service == service);
+        let ours = || self.at_work().filter(|w| w.check.service == service);
         let healthy = ours().all(|w| w.health.is_up());
         let words = ours().filter_map(|w| w.application.refusal());
         // Down is worse than drained.
@@ -122,14 +150,14 @@ impl Checks {
 
     /// Per cent of its weight that this host wants to have in a service, 1 to 100.
     pub(crate) fn share(&self, service: &str) -> u8 {
-        let ours = self.watched.iter().filter(|w| w.check.service == service);
+        let ours = self.at_work().filter(|w| w.check.service == service);
         ours.map(|w| w.application.share()).min().unwrap_or(ServiceLoad::ALL)
     }
 
     /// Gives `jlb_health_…` and `jlb_agent_checks_total`.
     pub(crate) fn collect(&self, out: &mut dyn MetricSink) {
         let mut up = BTreeMap::new();
-        for w in self.watched.iter().filter(|w| w.check.probe.is_some()) {
+        for w in self.at_work().filter(|w| w.check.probe.is_some()) {
             *up.entry(w.check.service.as_str()).or_insert(true) &= w.health.is_up();
         }
         for (service, up) in up {
@@ -160,8 +188,9 @@ impl Checks {
 impl Watched {
     fn new(check: HealthCheck) -> Self {
         let health = Health::new(check.rise, check.fall);
-        let (application, counts, agent_counts) = Default::default();
-        Self { check, target: None, health, application, counts, agent_counts }
+        let (turn, application, counts, agent_counts) = Default::default();
+        let target = Err(Rest::NotAimed);
+        Self { check, target, turn, health, application, counts, agent_counts }
     }
 
     /// Gives whether it changed anything.
@@ -201,24 +230,33 @@ impl Watched {
     }
 }
 
-/// Where a check goes; `None` when this host does not serve that service.
-fn target(check: &HealthCheck, cluster: &Snapshot, me: MemberId) -> Option<SocketAddr> {
-    let service = cluster.services().iter().find(|s| s.name == check.service)?;
-    service.backend(me)?;
-    let vip = service.vips.first().map(|&vip| SocketAddr::new(vip, service.port));
-    check.target.or(vip)
+/// Where a check goes, or why it rests.
+fn target(check: &HealthCheck, cluster: &Snapshot, me: MemberId) -> Result<SocketAddr, Rest> {
+    let services = cluster.services();
+    let service = services.iter().find(|s| s.name == check.service).ok_or(Rest::NoService)?;
+    service.backend(me).ok_or(Rest::NoBackend)?;
+    if let Some(target) = check.target {
+        return Ok(target);
+    }
+    let connects = matches!(check.probe, Some(HealthProbe::Tcp | HealthProbe::Http(_)));
+    if service.protocol == Protocol::Udp && connects {
+        return Err(Rest::Udp);
+    }
+    let vip = service.vips.first().ok_or(Rest::NoService)?;
+    Ok(SocketAddr::new(*vip, service.port))
 }
 
 /// Tries for ever.
 async fn watch(
     check: HealthCheck,
     target: SocketAddr,
+    turn: Turn,
     index: usize,
     tell: mpsc::Sender<(usize, Tried)>,
 ) {
     loop {
         if let Some(probe) = &check.probe {
-            let result = probe::probe(probe, target, check.timeout).await;
+            let result = probe::probe(probe, target, &turn, check.timeout).await;
             if tell.send((index, Tried::Probe(result))).await.is_err() {
                 return;
             }

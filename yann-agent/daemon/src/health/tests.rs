@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jlb_config::{HealthProbe, HttpProbe};
+use jlb_config::{ClusterFile, HttpProbe, KeyFile, parse_cluster};
 use jlb_role::Samples;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -49,7 +49,8 @@ fn command(words: &[&str]) -> HealthProbe {
 }
 
 async fn tried(probe: &HealthProbe, target: SocketAddr, at_most: Duration) -> String {
-    probe::probe(probe, target, at_most).await.map_or_else(|e| e.to_string(), |()| "passed".into())
+    let result = probe::probe(probe, target, &Turn::default(), at_most).await;
+    result.map_or_else(|e| e.to_string(), |()| "passed".into())
 }
 
 #[test]
@@ -135,6 +136,38 @@ fn a_command_that_hangs_is_killed_with_all_that_it_started() {
     });
 }
 
+#[test]
+fn a_command_that_is_given_up_is_killed_and_so_is_what_it_leaves_behind() {
+    run(async {
+        let begin = Instant::now();
+        let (time, turn) = (format!("{}.{}", 7_000_000 + std::process::id(), 6), Turn::default());
+        let (hangs, leaves) = (format!("sleep {time}"), format!("sleep {time} & exit 3"));
+        let hangs = ["sh", "-c", &hangs].map(str::to_owned);
+        let given_up = exec::run(&hangs, &turn, PATIENCE);
+        assert!(tokio::time::timeout(Duration::from_millis(200), given_up).await.is_err());
+        // It waits for the turn, so the first has ended.
+        let leaves = ["sh", "-c", &leaves].map(str::to_owned);
+        let said = exec::run(&leaves, &turn, PATIENCE).await.unwrap_err().to_string();
+        assert!(said.contains("exit status: 3"), "{said}");
+        while is_alive(&time) {
+            assert!(begin.elapsed() < PATIENCE, "left behind");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn nothing_is_started_while_an_earlier_command_has_not_ended() {
+    run(async {
+        let turn = Turn::default();
+        let _stuck = turn.lock().await;
+        let words = ["true".to_owned()];
+        let failure = exec::run(&words, &turn, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(failure.label(), "timeout");
+        assert!(failure.to_string().contains("an earlier try has not ended"), "{failure}");
+    });
+}
+
 /// Whether a process that is no zombie has that word in its command line.
 fn is_alive(word: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
@@ -169,6 +202,69 @@ fn check(service: &str, probe: Option<HealthProbe>, agent: Option<SocketAddr>) -
     }
 }
 
+/// As if a list had named their services, without a task that tries.
+fn aim_anywhere(checks: &mut Checks) {
+    for watched in &mut checks.watched {
+        watched.target = Ok(SocketAddr::from(([127, 0, 0, 1], 1)));
+    }
+}
+
+/// A list in which "web" is a service of this protocol, on that host of 3 and 4.
+fn list(web_on: u16, protocol: &str) -> std::sync::Arc<Snapshot> {
+    let text = format!(
+        r#"generation = 1
+epoch = 1
+keys = {{ hash_key_file = "hash.key", mac_key_files = ["mac.key"] }}
+underlay = {{ prefixes = ["10.1.0.0/24"] }}
+member = [
+    {{ id = 3, name = "host-3", role = "backend", addresses = ["10.1.0.3"] }},
+    {{ id = 4, name = "host-4", role = "backend", addresses = ["10.1.0.4"] }},
+]
+[[service]]
+name = "web"
+vips = ["203.0.113.10"]
+port = 80
+protocol = "{protocol}"
+backends = ["host-{web_on}"]
+"#
+    );
+    let mut read = |path: &std::path::Path| {
+        Ok(KeyFile { text: format!("{:032x}", path.as_os_str().len()), mode: 0o600 })
+    };
+    let file = ClusterFile { name: "/cluster.toml", text: &text };
+    parse_cluster(file, &mut read).unwrap_or_else(|m| panic!("{m}"))
+}
+
+#[test]
+fn a_check_of_what_is_not_served_here_rests_and_what_it_found_does_not_count() {
+    run(async {
+        let me = MemberId::new(3).unwrap();
+        let mut checks = Checks::new(&[
+            check("web", Some(HealthProbe::Tcp), None),
+            check("gone", None, Some("127.0.0.1:1".parse().unwrap())),
+        ]);
+        checks.aim(&list(3, "tcp"), me);
+        let vip = "203.0.113.10:80".parse().unwrap();
+        let targets: Vec<_> = checks.watched.iter().map(|w| w.target).collect();
+        assert_eq!(targets, [Ok(vip), Err(Rest::NoService)]);
+        while !checks.watched[0].take(Tried::Probe(Err(Failure::Body))) {}
+        assert_eq!(checks.refusal("web", false), Some(RejectReason::Unhealthy));
+        let is_shown = |checks: &Checks| {
+            let mut samples = Samples::default();
+            checks.collect(&mut samples);
+            samples.0.iter().any(|sample| sample.metric.name == "jlb_health_up")
+        };
+        for (other, why) in [(list(4, "tcp"), Rest::NoBackend), (list(3, "udp"), Rest::Udp)] {
+            assert!(is_shown(&checks));
+            checks.aim(&other, me);
+            assert_eq!(checks.watched[0].target, Err(why));
+            assert_eq!((checks.refusal("web", false), is_shown(&checks)), (None, false));
+            checks.aim(&list(3, "tcp"), me);
+        }
+        assert_eq!(checks.refusal("web", false), Some(RejectReason::Unhealthy));
+    });
+}
+
 fn metric(checks: &Checks, name: &str, labels: &[(&str, &str)]) -> f64 {
     let mut samples = Samples::default();
     checks.collect(&mut samples);
@@ -183,6 +279,7 @@ fn what_checks_find_decides_about_their_own_service() {
             check("web", Some(HealthProbe::Tcp), None),
             check("mail", None, Some("127.0.0.1:1".parse().unwrap())),
         ]);
+        aim_anywhere(&mut checks);
         let fail = || Tried::Probe(Err(Failure::Status(500)));
         assert!(!checks.watched[0].take(fail()));
         assert_eq!(checks.refusal("web", false), None, "one failure is none");
@@ -218,8 +315,9 @@ fn tasks_try_and_what_an_application_says_is_heard() {
         // It says more than a line, and does not hang up.
         let agent = server(b"75% drain\nup ready\n", false).await;
         let mut checks = Checks::new(&[check("web", None, Some(agent))]);
+        aim_anywhere(&mut checks);
         let (check, tell) = (checks.watched[0].check.clone(), checks.tell.clone());
-        checks.tasks.spawn(watch(check, agent, 0, tell));
+        checks.tasks.spawn(watch(check, agent, Turn::default(), 0, tell));
         tokio::time::timeout(PATIENCE, checks.changed()).await.unwrap();
         assert_eq!(checks.refusal("web", false), Some(RejectReason::Drain));
     });
