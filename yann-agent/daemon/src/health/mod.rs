@@ -143,8 +143,8 @@ impl Checks {
         let ours = || self.at_work().filter(|w| w.check.service == service);
         let healthy = ours().all(|w| w.health.is_up());
         let words = ours().filter_map(|w| w.application.refusal());
-        // Down is worse than drained.
-        let application = words.max_by_key(|reason| reason.is_of_health());
+        // No panic overrides that one of them drains.
+        let application = words.min_by_key(|reason| reason.is_of_health());
         refusal(healthy, application, overloaded)
     }
 

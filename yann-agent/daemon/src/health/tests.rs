@@ -67,9 +67,10 @@ fn a_connection_is_made_or_not() {
 #[test]
 fn an_answer_by_http_is_judged_by_status_and_text() {
     run(async {
-        let answers: [(&[u8], &str, &str); 6] = [
+        let answers: [(&[u8], &str, &str); 7] = [
             (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nI'm fine", "fine", "passed"),
             (b"HTTP/1.1 404 Gone\r\nConnection: close\r\n\r\nI'm fine", "I'm", "passed"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nI'm fine", "fine", "passed"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nI'm fine", "well", "does not have"),
             (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nfine", "fine", "status 500"),
             (b"HTTP/1.1 302 No\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "", "status 302"),
@@ -281,12 +282,13 @@ fn what_checks_find_decides_about_their_own_service() {
         ]);
         aim_anywhere(&mut checks);
         let fail = || Tried::Probe(Err(Failure::Status(500)));
+        assert!(!checks.watched[0].take(Tried::Probe(Ok(()))));
         assert!(!checks.watched[0].take(fail()));
         assert_eq!(checks.refusal("web", false), None, "one failure is none");
         assert!(checks.watched[0].take(fail()));
         assert!(!checks.watched[1].take(Tried::Probe(Ok(()))));
         let unhealthy = Some(RejectReason::Unhealthy);
-        assert_eq!(checks.refusal("web", true), unhealthy, "one of two");
+        assert_eq!(checks.refusal("web", false), unhealthy, "one of two");
         assert_eq!(checks.refusal("mail", true), Some(RejectReason::Overloaded));
         assert_eq!(checks.refusal("ftp", false), None);
         assert!(checks.watched[2].take(Tried::Agent(Ok(b"drain\n".to_vec()))));
@@ -302,7 +304,7 @@ fn what_checks_find_decides_about_their_own_service() {
         let results = |result| {
             metric(&checks, "jlb_health_checks_total", &[("service", "web"), ("result", result)])
         };
-        assert_eq!((results("passed"), results("failed")), (2.0, 2.0));
+        assert_eq!((results("passed"), results("failed")), (3.0, 2.0));
         assert_eq!(metric(&checks, "jlb_health_up", &[("service", "web")]), 1.0);
         let words = [("service", "mail"), ("result", "understood")];
         assert_eq!(metric(&checks, "jlb_agent_checks_total", &words), 2.0);
