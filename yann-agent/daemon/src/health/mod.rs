@@ -6,7 +6,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::SocketAddr;
 
@@ -39,6 +39,12 @@ static AGENT_CHECKS: Metric = Metric {
     kind: MetricKind::Counter,
 };
 
+static SHARE: Metric = Metric {
+    name: "jlb_service_share",
+    help: "Per cent of its weight that this host wants in a service, as the application says.",
+    kind: MetricKind::Gauge,
+};
+
 /// Results that wait for the daemon at most; the tasks wait then.
 const WAITING: usize = 64;
 
@@ -61,6 +67,8 @@ struct Watched {
     turn: Turn,
     health: Health,
     application: Application,
+    /// The application's last answer was understood.
+    heard: bool,
     counts: Counts,
     agent_counts: Counts,
 }
@@ -127,10 +135,19 @@ impl Checks {
         loop {
             // It has a sender of its own, so that never ends.
             let Some((index, tried)) = self.told.recv().await else { return pending().await };
-            if self.watched.get_mut(index).is_some_and(|watched| watched.take(tried)) {
+            if self.take(index, tried) {
                 return;
             }
         }
+    }
+
+    /// Gives whether it changed anything.
+    fn take(&mut self, index: usize, tried: Tried) -> bool {
+        let Some(service) = self.watched.get(index).map(|w| &w.check.service) else { return false };
+        let ours = self.watched.iter().enumerate().filter(|(_, w)| w.check.service == *service);
+        let mut others = ours.filter(|&(n, w)| n != index && w.target.is_ok());
+        let others_up = others.all(|(_, w)| w.health.is_up());
+        self.watched.get_mut(index).is_some_and(|watched| watched.take(tried, others_up))
     }
 
     /// Those that do not rest: what the others found before is of no meaning now.
@@ -154,7 +171,7 @@ impl Checks {
         ours.map(|w| w.application.share()).min().unwrap_or(ServiceLoad::ALL)
     }
 
-    /// Gives `jlb_health_…` and `jlb_agent_checks_total`.
+    /// Gives `jlb_health_…`, `jlb_service_share` and `jlb_agent_checks_total`.
     pub(crate) fn collect(&self, out: &mut dyn MetricSink) {
         let mut up = BTreeMap::new();
         for w in self.at_work().filter(|w| w.check.probe.is_some()) {
@@ -162,6 +179,10 @@ impl Checks {
         }
         for (service, up) in up {
             out.value(&UP, &[("service", service)], u8::from(up).into());
+        }
+        let asked = self.at_work().filter(|w| w.check.agent_check.is_some());
+        for service in asked.map(|w| w.check.service.as_str()).collect::<BTreeSet<_>>() {
+            out.value(&SHARE, &[("service", service)], self.share(service).into());
         }
         self.collect_results(&CHECKS, |w| &w.counts, out);
         self.collect_results(&AGENT_CHECKS, |w| &w.agent_counts, out);
@@ -190,43 +211,80 @@ impl Watched {
         let health = Health::new(check.rise, check.fall);
         let (turn, application, counts, agent_counts) = Default::default();
         let target = Err(Rest::NotAimed);
-        Self { check, target, turn, health, application, counts, agent_counts }
+        Self { check, target, turn, health, application, heard: true, counts, agent_counts }
     }
 
     /// Gives whether it changed anything.
-    fn take(&mut self, tried: Tried) -> bool {
-        let service = &self.check.service;
+    fn take(&mut self, tried: Tried, others_up: bool) -> bool {
+        // A last result of before it rested.
+        let Ok(target) = self.target else { return false };
         match tried {
-            Tried::Probe(result) => {
-                let label = result.as_ref().map_or_else(Failure::label, |()| "passed");
-                *self.counts.entry(label).or_default() += 1;
-                let changed = self.health.take(result.is_ok());
-                match result {
-                    Ok(()) if changed => info!("`{service}` is up: its health check passes"),
-                    Err(e) if changed => warn!("`{service}` is down: its health check failed: {e}"),
-                    Ok(()) | Err(_) => {}
-                }
-                changed
-            }
-            Tried::Agent(Ok(said)) => {
-                let was = self.application;
-                let known = self.application.take(&said);
-                let label = if known { "understood" } else { "not_understood" };
-                *self.agent_counts.entry(label).or_default() += 1;
-                let (refusal, share) = (self.application.refusal(), self.application.share());
-                if was.refusal() != refusal {
-                    let said = String::from_utf8_lossy(&said).trim_end().escape_debug().to_string();
-                    let wants = refusal.map_or("new flows", RejectReason::label);
-                    info!("`{service}`: the application says \"{said}\": {wants}");
-                }
-                (was.refusal(), was.share()) != (refusal, share)
-            }
-            // Whether the application can be reached is the health check's matter: its last word stands.
-            Tried::Agent(Err(e)) => {
-                *self.agent_counts.entry(e.label()).or_default() += 1;
-                false
+            Tried::Probe(result) => self.take_result(&result, target, others_up),
+            Tried::Agent(result) => self.take_words(&result),
+        }
+    }
+
+    fn take_result(
+        &mut self,
+        result: &Result<(), Failure>,
+        target: SocketAddr,
+        others_up: bool,
+    ) -> bool {
+        let label = result.as_ref().map_or_else(Failure::label, |()| "passed");
+        *self.counts.entry(label).or_default() += 1;
+        let changed = self.health.take(result.is_ok());
+        if changed {
+            let (service, check) = (&self.check.service, name(&self.check, target));
+            match result {
+                Ok(()) if others_up => info!("`{service}` is up: the check `{check}` passes"),
+                Ok(()) => info!("`{service}`: the check `{check}` passes, another one fails"),
+                Err(e) => warn!("`{service}` is down: the check `{check}` failed: {e}"),
             }
         }
+        changed
+    }
+
+    /// Whether the application can be reached is the health check's matter: its last word stands.
+    fn take_words(&mut self, result: &Result<Vec<u8>, Failure>) -> bool {
+        let was = (self.application.refusal(), self.application.share());
+        let known = result.as_ref().is_ok_and(|said| self.application.take(said));
+        let said = match result {
+            Ok(said) => String::from_utf8_lossy(said).trim_end().escape_debug().to_string(),
+            Err(e) => e.to_string(),
+        };
+        let label = match result {
+            Ok(_) if known => "understood",
+            Ok(_) => "not_understood",
+            Err(e) => e.label(),
+        };
+        *self.agent_counts.entry(label).or_default() += 1;
+        let service = &self.check.service;
+        let at = self.check.agent_check.map_or_else(String::new, |address| address.to_string());
+        if core::mem::replace(&mut self.heard, known) != known {
+            if known {
+                info!("`{service}`: the application at {at} is heard again");
+            } else {
+                let last = "its last word stands";
+                warn!("`{service}`: the application at {at} is not heard: \"{said}\"; {last}");
+            }
+        }
+        let (refusal, share) = (self.application.refusal(), self.application.share());
+        let changed = was != (refusal, share);
+        if changed {
+            let wants = refusal.map_or("new flows", RejectReason::label);
+            info!("`{service}`: the application says \"{said}\": {wants}, {share} % of the weight");
+        }
+        changed
+    }
+}
+
+/// What a check is called in the log.
+fn name(check: &HealthCheck, target: SocketAddr) -> String {
+    match &check.probe {
+        Some(HealthProbe::Tcp) => format!("tcp {target}"),
+        Some(HealthProbe::Http(asked)) => format!("http {target}{}", asked.path),
+        Some(HealthProbe::Exec { command }) => format!("exec {}", command.join(" ")),
+        None => "agent_check".to_owned(),
     }
 }
 

@@ -169,6 +169,15 @@ fn nothing_is_started_while_an_earlier_command_has_not_ended() {
     });
 }
 
+#[test]
+fn the_log_names_the_check_that_failed() {
+    let target = "203.0.113.10:80".parse().unwrap();
+    let name = |probe| name(&check("web", Some(probe), None), target);
+    assert_eq!(name(HealthProbe::Tcp), "tcp 203.0.113.10:80");
+    assert_eq!(name(asked(None)), "http 203.0.113.10:80/health");
+    assert_eq!(name(command(&["test", "-d", "/x"])), "exec test -d /x");
+}
+
 /// Whether a process that is no zombie has that word in its command line.
 fn is_alive(word: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
@@ -248,7 +257,7 @@ fn a_check_of_what_is_not_served_here_rests_and_what_it_found_does_not_count() {
         let vip = "203.0.113.10:80".parse().unwrap();
         let targets: Vec<_> = checks.watched.iter().map(|w| w.target).collect();
         assert_eq!(targets, [Ok(vip), Err(Rest::NoService)]);
-        while !checks.watched[0].take(Tried::Probe(Err(Failure::Body))) {}
+        while !checks.take(0, Tried::Probe(Err(Failure::Body))) {}
         assert_eq!(checks.refusal("web", false), Some(RejectReason::Unhealthy));
         let is_shown = |checks: &Checks| {
             let mut samples = Samples::default();
@@ -282,24 +291,28 @@ fn what_checks_find_decides_about_their_own_service() {
         ]);
         aim_anywhere(&mut checks);
         let fail = || Tried::Probe(Err(Failure::Status(500)));
-        assert!(!checks.watched[0].take(Tried::Probe(Ok(()))));
-        assert!(!checks.watched[0].take(fail()));
+        assert!(!checks.take(0, Tried::Probe(Ok(()))));
+        assert!(!checks.take(0, fail()));
         assert_eq!(checks.refusal("web", false), None, "one failure is none");
-        assert!(checks.watched[0].take(fail()));
-        assert!(!checks.watched[1].take(Tried::Probe(Ok(()))));
+        assert!(checks.take(0, fail()));
+        assert!(!checks.take(1, Tried::Probe(Ok(()))));
         let unhealthy = Some(RejectReason::Unhealthy);
         assert_eq!(checks.refusal("web", false), unhealthy, "one of two");
         assert_eq!(checks.refusal("mail", true), Some(RejectReason::Overloaded));
         assert_eq!(checks.refusal("ftp", false), None);
-        assert!(checks.watched[2].take(Tried::Agent(Ok(b"drain\n".to_vec()))));
-        assert!(checks.watched[2].take(Tried::Agent(Ok(b"40%\n".to_vec()))), "another share");
+        assert!(checks.take(2, Tried::Agent(Ok(b"drain\n".to_vec()))));
+        assert!(checks.take(2, Tried::Agent(Ok(b"40%\n".to_vec()))), "another share");
         assert_eq!(
             (checks.share("mail"), checks.share("web"), checks.share("ftp")),
             (40, 100, 100)
         );
-        assert!(!checks.watched[2].take(Tried::Agent(Err(Failure::Body))), "its last word stands");
+        assert!(checks.watched[2].heard);
+        assert!(!checks.take(2, Tried::Agent(Err(Failure::Body))), "its last word stands");
+        assert!(!checks.watched[2].heard);
+        assert_eq!(metric(&checks, "jlb_service_share", &[("service", "mail")]), 40.0);
+        assert_eq!(metric(&checks, "jlb_service_share", &[("service", "web")]), 0.0, "none asked");
         assert_eq!(checks.refusal("mail", true), Some(RejectReason::Drain));
-        assert!(checks.watched[0].take(Tried::Probe(Ok(()))));
+        assert!(checks.take(0, Tried::Probe(Ok(()))));
         assert_eq!(checks.refusal("web", false), None);
         let results = |result| {
             metric(&checks, "jlb_health_checks_total", &[("service", "web"), ("result", result)])
