@@ -303,8 +303,33 @@ impl Host {
     pub fn find_in(&self, cluster: &Snapshot, role: MemberRole) -> Result<MemberId, Mistakes> {
         let file = File::new(&self.source.0, &self.source.1);
         let table = file.parse()?;
+        let found = self.look_in(&file, &mut Table::root(&file, &table), cluster, role);
+        found.filter(|_| file.is_clean()).ok_or_else(|| file.mistakes())
+    }
+
+    /// Checks everything that can be wrong between this file and the cluster. That is more than [`Self::find_in`] asks for: a
+    /// list may take a service away from this host at any time, and its checks rest then.
+    ///
+    /// # Errors
+    /// Those of [`Self::find_in`], and checks of what this host does not serve.
+    pub fn check_against(&self, cluster: &Snapshot, role: MemberRole) -> Result<(), Mistakes> {
+        let file = File::new(&self.source.0, &self.source.1);
+        let table = file.parse()?;
         let mut root = Table::root(&file, &table);
-        self.require_in(&file, role);
+        if let Some(me) = self.look_in(&file, &mut root, cluster, role) {
+            health::find_services(&mut root, cluster, role, me);
+        }
+        if file.is_clean() { Ok(()) } else { Err(file.mistakes()) }
+    }
+
+    fn look_in(
+        &self,
+        file: &File<'_>,
+        root: &mut Table<'_>,
+        cluster: &Snapshot,
+        role: MemberRole,
+    ) -> Option<MemberId> {
+        self.require_in(file, role);
         let member = cluster.member_by_name(&self.node.name);
         let name = root.section("node").and_then(|mut t| t.optional("name"));
         match (member, name) {
@@ -340,13 +365,7 @@ impl Host {
                 "raise dpdk.mtu, or lower underlay.mtu in cluster.toml",
             );
         }
-        if let Some(member) = member {
-            health::find_services(&mut root, cluster, role, member.id);
-        }
-        match member {
-            Some(m) if file.is_clean() => Ok(m.id),
-            Some(_) | None => Err(file.mistakes()),
-        }
+        member.map(|m| m.id)
     }
 
     /// Whether the section of a role is there, which the daemon of that role asks for.

@@ -87,7 +87,7 @@ fn each_daemon_takes_its_example_with_etcd() {
 fn the_shown_checks_and_limits_are_right() {
     let (text, role) = HOSTS[2];
     let shown = host(&with_health(text));
-    shown.find_in(&cluster(CLUSTER), role).unwrap_or_else(|m| panic!("{m}"));
+    shown.check_against(&cluster(CLUSTER), role).unwrap_or_else(|m| panic!("{m}"));
     assert_eq!((shown.health.len(), shown.admission.cpu), (3, Some(0.95)));
     assert!(shown.admission.memory.is_some() && shown.admission.pressure.is_some());
     let [http, exec, agent] = &shown.health[..] else { unreachable!() };

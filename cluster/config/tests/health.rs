@@ -149,9 +149,11 @@ fn a_check_names_a_service_of_this_host_that_it_can_try() {
     let cluster =
         parse_cluster(ClusterFile { name: "/etc/jlb/cluster.toml", text: CLUSTER }, &mut read);
     let cluster = cluster.unwrap_or_else(|m| panic!("{m}"));
-    let found = |check: &str| {
+    let checked = |check: &str| {
         let host = host(check).unwrap_or_else(|m| panic!("{m}"));
-        host.find_in(&cluster, MemberRole::Backend).map(jlb_wire::MemberId::as_u16)
+        // A daemon starts with whatever is wrong here.
+        assert_eq!(host.find_in(&cluster, MemberRole::Backend).unwrap().as_u16(), 3);
+        host.check_against(&cluster, MemberRole::Backend)
     };
     for right in [
         "[[health]]\nservice = \"web\"\ntype = \"tcp\"\n",
@@ -159,14 +161,14 @@ fn a_check_names_a_service_of_this_host_that_it_can_try() {
         "[[health]]\nservice = \"dns\"\ntype = \"exec\"\ncommand = [\"true\"]\n",
         "[[health]]\nservice = \"dns\"\nagent_check = \"127.0.0.1:9999\"\n",
     ] {
-        assert_eq!(found(right).unwrap(), 3);
+        checked(right).unwrap();
     }
     for (wrong, what) in [
         ("[[health]]\nservice = \"wep\"\ntype = \"tcp\"\n", "no service named `wep`"),
         ("[[health]]\nservice = \"other\"\ntype = \"tcp\"\n", "no backend of `other`"),
         ("[[health]]\nservice = \"dns\"\ntype = \"tcp\"\n", "`dns` is UDP"),
     ] {
-        let mistakes = found(wrong).unwrap_err();
+        let mistakes = checked(wrong).unwrap_err();
         let [m] = &mistakes.0[..] else { panic!("{mistakes}") };
         assert_eq!((m.line, m.column, m.key.as_str()), (6, 11, "health[0].service"), "{m}");
         assert!(m.what.contains(what), "{m}");

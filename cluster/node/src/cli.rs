@@ -174,7 +174,7 @@ impl Program {
         }
         for (_, host) in &hosts {
             for (_, cluster) in &clusters {
-                if let Err(e) = host.find_in(cluster, self.role) {
+                if let Err(e) = host.check_against(cluster, self.role) {
                     wrong = report(&e.into());
                 }
             }

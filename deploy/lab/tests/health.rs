@@ -161,8 +161,10 @@ fn application(node: &Node, word: &Arc<Mutex<&'static str>>) {
 fn a_backend_whose_application_drains_gets_nothing_new_until_it_is_ready() {
     let agents = format!(
         "[[health]]\nservice = \"web\"\nagent_check = \"127.0.0.1:{AGENT_PORT}\"\ninterval = \"100ms\"\n\
-         [[health]]\nservice = \"web\"\ntype = \"exec\"\ncommand = [\"true\"]\ninterval = \"100ms\"\n"
+         [[health]]\nservice = \"web\"\ntype = \"exec\"\ncommand = [\"true\"]\ninterval = \"100ms\"\n\
+         [[health]]\nservice = \"gone\"\ntype = \"tcp\"\n"
     );
+    // The agents start, though one of the checks is of no service.
     let site = site("drain", &agents, "reset");
     let word = Arc::new(Mutex::new("up 75%\n"));
     // Those of the others cannot be reached, which says nothing.

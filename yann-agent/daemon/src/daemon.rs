@@ -553,10 +553,10 @@ impl Daemon for Yann {
 
     fn apply(&mut self, cluster: &Arc<Snapshot>) -> Result<(), YannError> {
         let Self { checks, load, maps, me, limits, .. } = self;
+        checks.aim(cluster, *me);
         let over = load.is_over();
         let word = |service: &str| checks.refusal(service, over);
         self.slots = config::configure(maps, *me, cluster, *limits, word)?;
-        self.checks.aim(cluster, self.me);
         self.desired = Desired::of(cluster, self.me, &self.interfaces);
         self.host_task = HostTask::Apply;
         self.cluster = Arc::clone(cluster);

@@ -55,13 +55,13 @@ impl Application {
         true
     }
 
-    /// Why it wants no new flows, if it wants none.
+    /// Why it wants no new flows, if it wants none. That it drains comes first: no panic overrides that.
     #[must_use]
     pub const fn refusal(&self) -> Option<RejectReason> {
-        if self.down {
-            Some(RejectReason::Down)
-        } else if self.drains || self.percent == 0 {
+        if self.drains || self.percent == 0 {
             Some(RejectReason::Drain)
+        } else if self.down {
+            Some(RejectReason::Down)
         } else {
             None
         }
@@ -98,7 +98,7 @@ mod tests {
             (b"up", true, DRAIN),
             (b"Ready\n", true, None),
             (b"maint", true, DRAIN),
-            (b"down # the disk is full\n", true, DOWN),
+            (b"down # the disk is full\n", true, DRAIN),
             (b"ready", true, DOWN),
             (b"UP\n", true, None),
             (b"up, drain 50%", true, DRAIN),

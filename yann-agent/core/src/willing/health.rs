@@ -1,4 +1,5 @@
-/// What the tries of one check come to. Up before the first one: an agent that restarts must not refuse anybody for that.
+/// What the tries of one check come to. Up before the first one: an agent that restarts must not refuse anybody for that. But it
+/// knows nothing yet that speaks for it, so the first failure counts like the last of `fall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     rise: u8,
@@ -12,7 +13,7 @@ impl Health {
     /// Up after `rise` successes in a row, down after `fall` failures in a row; both at least 1.
     #[must_use]
     pub const fn new(rise: u8, fall: u8) -> Self {
-        Self { rise, fall, up: true, against: 0 }
+        Self { rise, fall, up: true, against: fall.saturating_sub(1) }
     }
 
     /// Whether it is up.
@@ -43,7 +44,7 @@ mod tests {
     #[test]
     fn it_falls_and_rises_by_so_many_in_a_row() {
         let mut health = Health::new(2, 3);
-        assert!(health.is_up());
+        assert!(health.is_up() && !health.take(true));
         // Success, failure: 0, 1; and what it is after each.
         let tries = "0010001010111011000";
         let after = "1111100000011111110";
@@ -52,6 +53,14 @@ mod tests {
             let changed = health.take(tried == b'1');
             assert_eq!((health.is_up(), changed), (up == b'1', was != health.is_up()), "try {n}");
         }
+    }
+
+    #[test]
+    fn the_first_failure_after_a_start_counts_unless_a_success_came_before() {
+        let mut health = Health::new(2, 3);
+        assert!(health.take(false) && !health.is_up());
+        assert!(!health.take(true) && health.take(true) && health.is_up());
+        assert!(!health.take(false) && !health.take(false) && health.take(false));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{exec, http};
+use super::exec::{self, Turn};
+use super::http;
 
 /// Why a try failed, in words for the log.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub(crate) enum Failure {
     /// It took too long.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// The command of an earlier try takes much too long, even to be killed.
+    #[error("an earlier try has not ended after {0:?} more")]
+    Unended(Duration),
     /// No connection, or it broke.
     #[error("{0}")]
     Connection(#[from] io::Error),
@@ -50,7 +54,7 @@ impl Failure {
     /// The label `result` of `jlb_health_checks_total`.
     pub(crate) const fn label(&self) -> &'static str {
         match self {
-            Self::Timeout(_) => "timeout",
+            Self::Timeout(_) | Self::Unended(_) => "timeout",
             Self::Connection(_)
             | Self::Http(_)
             | Self::Request(_)
@@ -62,23 +66,23 @@ impl Failure {
     }
 }
 
-/// Tries once, for so long at most.
+/// Tries once, for so long at most. The turn is the check's own.
 pub(crate) async fn probe(
     probe: &HealthProbe,
     target: SocketAddr,
+    turn: &Turn,
     at_most: Duration,
 ) -> Result<(), Failure> {
     let connected = async {
         match probe {
             HealthProbe::Tcp => Ok(TcpStream::connect(target).await.map(drop)?),
             HealthProbe::Http(asked) => http::get(asked, target).await,
-            // A child must be ended, not only forgotten: it looks at the time itself.
-            HealthProbe::Exec { command } => exec::run(command, at_most).await,
+            HealthProbe::Exec { command } => exec::run(command, turn, at_most).await,
         }
     };
-    // An exec has a moment more, to be killed and waited for.
-    let slack = if matches!(probe, HealthProbe::Exec { .. }) { at_most } else { Duration::ZERO };
-    timeout(at_most + slack, connected).await.unwrap_or(Err(Failure::Timeout(at_most)))
+    // A command looks at the time itself, and has waited for the one before.
+    let waited = if matches!(probe, HealthProbe::Exec { .. }) { at_most } else { Duration::ZERO };
+    timeout(at_most + waited, connected).await.unwrap_or(Err(Failure::Timeout(at_most)))
 }
 
 /// Reads what an application says: up to a newline, the end, or as much as is looked at.
