@@ -1,3 +1,4 @@
+use arrayvec::ArrayVec;
 use jlb_role::{Nanos, Reason};
 use jlb_wire::{BootId, Epoch, MemberId};
 
@@ -11,8 +12,9 @@ const WITNESS_FOR: Nanos = Nanos::from_secs(1);
 
 /// So long the answer to an unanswered question still counts: a loaded host answers late, but always. Then it is given up.
 const NONCE_LIFETIME: Nanos = Nanos::from_secs(1);
-/// What is not answered after this is asked with another nonce.
+/// What is not answered after this is asked with another nonce. So many at a time: those of the last 300 ms at least.
 const PROBABLY_LOST: Nanos = Nanos::from_millis(50);
+const OPEN_NONCES: usize = 8;
 
 /// What a backend's last answer to Probe says of us (rule 14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +38,8 @@ pub(crate) struct Peer {
     /// What it answered to our latest nonce.
     pub(crate) boot: Option<BootId>,
     pub(crate) windows: Windows,
-    /// Of the question that is not yet answered, and since when it is asked.
-    pub(crate) nonce: Option<(u64, Nanos)>,
-    /// Of the question that took its place when that one had probably been lost; the answer to either counts.
-    pub(crate) latest: Option<(u64, Nanos)>,
+    /// Nonces of the questions that are not yet answered, and since when each is asked: the oldest, and the latest ones.
+    open: ArrayVec<(u64, Nanos), OPEN_NONCES>,
     /// Of the last question, regular or not.
     pub(crate) asked_at: Option<Nanos>,
     /// Of the last regular question: what was missed is judged by these.
@@ -81,8 +81,7 @@ impl Peer {
             interval,
             boot: None,
             windows: Windows::EMPTY,
-            nonce: None,
-            latest: None,
+            open: ArrayVec::new_const(),
             asked_at: None,
             turn_at: None,
             heard_at: None,
@@ -143,27 +142,31 @@ impl Peer {
 
     /// The nonce to ask with now. An answer says how things were after its nonce was first sent, so one that is old is worth
     /// little; but a host that answers late must find its answers welcome.
-    pub(crate) fn nonce_at(&mut self, now: Nanos, mut draw: impl FnMut() -> u64) -> u64 {
-        let fresh = |nonce: &(u64, Nanos), long: Nanos| now.since(nonce.1) < long;
-        if self.nonce.is_none_or(|first| !fresh(&first, NONCE_LIFETIME)) {
-            (self.nonce, self.latest) = (None, None);
+    pub(crate) fn nonce_at(&mut self, now: Nanos, draw: impl FnOnce() -> u64) -> u64 {
+        self.open.retain(|&mut (_, since)| now.since(since) < NONCE_LIFETIME);
+        if let Some(&(nonce, since)) = self.open.last()
+            && now.since(since) < PROBABLY_LOST
+        {
+            return nonce;
         }
-        match (self.nonce, self.latest) {
-            (Some(first), _) if fresh(&first, PROBABLY_LOST) => first.0,
-            (Some(_), Some(latest)) if fresh(&latest, PROBABLY_LOST) => latest.0,
-            (first, _) => {
-                let nonce = draw();
-                let place = if first.is_none() { &mut self.nonce } else { &mut self.latest };
-                *place = Some((nonce, now));
-                nonce
-            }
+        if self.open.is_full() {
+            self.open.remove(1);
         }
+        let nonce = draw();
+        self.open.push((nonce, now));
+        nonce
     }
 
-    /// When the question with that nonce was first asked, if it is still open.
-    pub(crate) fn asked_with(&self, nonce: u64) -> Option<Nanos> {
-        let open = [self.nonce, self.latest].into_iter().flatten();
-        open.into_iter().find(|&(open, _)| open == nonce).map(|(_, since)| since)
+    /// When the question was first asked that is answered with this nonce, if it is still open. It is no more, nor are those
+    /// before it.
+    pub(crate) fn answered(&mut self, nonce: u64) -> Option<Nanos> {
+        let at = self.open.iter().position(|&(open, _)| open == nonce)?;
+        self.open.drain(..=at).last().map(|(_, since)| since)
+    }
+
+    /// Whether a question with that nonce is open.
+    pub(crate) fn awaits(&self, nonce: u64) -> bool {
+        self.open.iter().any(|&(open, _)| open == nonce)
     }
 
     /// A message that claims this boot and number.
@@ -194,5 +197,35 @@ impl Peer {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_counts_from_the_first_question_with_its_nonce() {
+        let ms = Nanos::from_millis;
+        let mut peer = Peer::new(MemberId::new(7).unwrap(), ms(20), Nanos::ZERO);
+        let asked: Vec<u64> = (0..20).map(|n| peer.nonce_at(ms(20 * n), || 100 + n)).collect();
+        // Every third question has another nonce, and of the unanswered ones the first and the latest are kept.
+        assert_eq!(asked[..7], [100, 100, 100, 103, 103, 103, 106]);
+        assert_eq!(asked[19], 118);
+        let open: Vec<u64> = (100..120).filter(|&nonce| peer.awaits(nonce)).collect();
+        assert_eq!(open, [100, 103, 106, 109, 112, 115, 118]);
+        // All answers come 200 ms late: each is worth something.
+        assert_eq!(peer.answered(109), Some(ms(180)));
+        assert_eq!(peer.answered(106), None, "it is older");
+        assert_eq!(peer.answered(112), Some(ms(240)));
+        assert_eq!(peer.nonce_at(ms(390), || 1), 118);
+        // Nothing is answered for long.
+        for n in 0..100 {
+            peer.nonce_at(ms(400 + 60 * n), || 1000 + n);
+            assert!(peer.open.len() <= OPEN_NONCES);
+        }
+        assert!(!peer.awaits(118) && peer.awaits(1099));
+        let oldest = ms(400 + 60 * 99).since(peer.open[0].1);
+        assert!((ms(300)..NONCE_LIFETIME).contains(&oldest), "a host may take so long: {oldest:?}");
     }
 }

@@ -419,9 +419,8 @@ impl Peers {
 
     fn read_answer(&mut self, now: Nanos, body: &Body, probe: &Probe) -> Result<Next, Reason> {
         let peer = self.peers[body.sender.index()].as_mut().ok_or(Reason::NotAMember)?;
-        let asked = peer.asked_with(body.nonce);
         let booted = peer.boot != Some(body.boot);
-        if booted && asked.is_none() {
+        if booted && !peer.awaits(body.nonce) {
             return Err(Reason::UnknownBoot);
         }
         if booted {
@@ -430,8 +429,7 @@ impl Peers {
         }
         // Late answers, to a nonce before the latest, are life too.
         peer.accept(now, body.boot, body.sequence)?;
-        if let Some(asked) = asked {
-            (peer.nonce, peer.latest) = (None, None);
+        if let Some(asked) = peer.answered(body.nonce) {
             peer.heartbeat_age_ms = probe.heartbeat_age_ms;
             let obeys = body.flags & body_flags::OBEYS != 0;
             let shut_out = probe.shut_out;
