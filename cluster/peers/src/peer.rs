@@ -39,7 +39,7 @@ pub(crate) struct Peer {
     pub(crate) boot: Option<BootId>,
     pub(crate) windows: Windows,
     /// Nonces of the questions that are not yet answered, and since when each is asked: the oldest, and the latest ones.
-    open: ArrayVec<(u64, Nanos), OPEN_NONCES>,
+    pub(crate) open: ArrayVec<(u64, Nanos), OPEN_NONCES>,
     /// Of the last question, regular or not.
     pub(crate) asked_at: Option<Nanos>,
     /// Of the last regular question: what was missed is judged by these.

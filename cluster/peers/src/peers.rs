@@ -430,6 +430,10 @@ impl Peers {
         // Late answers, to a nonce before the latest, are life too.
         peer.accept(now, body.boot, body.sequence)?;
         if let Some(asked) = peer.answered(body.nonce) {
+            if booted {
+                // What its former boot answered may come yet.
+                peer.open.clear();
+            }
             peer.heartbeat_age_ms = probe.heartbeat_age_ms;
             let obeys = body.flags & body_flags::OBEYS != 0;
             let shut_out = probe.shut_out;

@@ -114,6 +114,26 @@ fn a_restart_is_known_by_its_boot_and_replaces_the_windows() {
 }
 
 #[test]
+fn what_a_former_boot_answered_late_does_not_bring_it_back() {
+    let mut net = pair();
+    net.run(50);
+    net.host(1).down = true;
+    net.run(150);
+    let open = &net.host(0).peers.peers[TRACKER.index()].as_ref().unwrap().open;
+    let [(first, _), (second, _), ..] = open[..] else { panic!("{open:?}") };
+    let (mut new, mut old) = (Host::new(TRACKER, 0, 300), net.hosts.remove(1));
+    let now = net.now;
+    // The later question still met the former boot, whose answer took long.
+    for (host, nonce) in [(&mut new, first), (&mut old, second)] {
+        host.peers.answer(now, INGRESS, nonce, 0, &mut host.io);
+        let (answer, _) = host.io.sent.pop_back().unwrap();
+        net.host(0).receive(now, answer);
+    }
+    assert_eq!(net.host(0).peers.boot(TRACKER), Some(BootId(300)));
+    assert_eq!(net.host(0).drops().last(), Some(&Reason::UnknownBoot));
+}
+
+#[test]
 fn an_answer_that_is_slower_than_the_beat_counts() {
     for one_way in [15, 35, 200] {
         let mut net = pair();
@@ -130,9 +150,9 @@ fn an_answer_that_is_slower_than_the_beat_counts() {
 }
 
 #[test]
-fn an_answer_counts_for_the_latest_nonce_only() {
+fn an_answer_counts_for_an_open_nonce_only() {
     let mut net = pair();
-    // Each answer comes when its question was given up and another is under way.
+    // Each answer comes when its question was given up and others are under way.
     net.delay = Nanos::from_millis(600);
     net.run(5000);
     assert_eq!(net.host(0).peers.boot(TRACKER), None);
