@@ -48,7 +48,7 @@ pub const fn catch_of(rule: Rule) -> Catch {
         Rule::FirstWriterWins => Catch::Among(&[88, 110, 130]),
         Rule::Tombstones => Catch::Among(&[456, 485, 650]),
         Rule::PendingNeverExpires => Catch::Among(&[17, 314, 336]),
-        Rule::SplitVotes => Catch::Among(&[109, 701, 720]),
+        Rule::SplitVotes => Catch::Among(&[307, 415, 475, 562, 907, 908]),
         Rule::RefusalIsVoted => Catch::Among(&[131, 305, 450]),
         Rule::Cold => Catch::Among(&[117, 138, 157]),
         Rule::TwoUnknown | Rule::UnknownByNonce => Catch::Within { first: 50, seeds: 30 },
