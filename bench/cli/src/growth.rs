@@ -10,7 +10,14 @@ use clap::Args;
 use jlb_hunting::{Curve, Plot};
 use serde_json::{Value, json};
 
+const HELP: &str = "Use a release build; with 16 million flows it takes some 700 MB of memory.
+
+Examples:
+  jlb-bench growth                                  the table
+  jlb-bench growth --plots . --flows 1000,1000000   a picture of two points";
+
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub(crate) struct Arguments {
     /// Numbers of established flows.
     #[arg(

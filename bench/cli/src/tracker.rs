@@ -5,7 +5,14 @@ use clap::Args;
 use jlb_speed::{NewFlowFigures, NewFlows, Policy, run_tracker};
 use serde_json::json;
 
+const HELP: &str = "Use a release build.
+
+Examples:
+  jlb-bench tracker --flows 1000000 --json
+  jlb-bench tracker --policy power-of-two --v6";
+
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub(crate) struct Arguments {
     /// Flows that are established all the time.
     #[arg(long, default_value_t = 1_000_000)]

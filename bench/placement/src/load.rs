@@ -67,6 +67,8 @@ pub(crate) fn drive(requests: &[Request], interrupted: &AtomicBool) -> io::Resul
         for (number, &request) in requests.iter().enumerate() {
             sleep_until(begin + request.at).await;
             if interrupted.load(Ordering::Relaxed) {
+                // Nobody wants the answers any more.
+                under_way.abort_all();
                 break;
             }
             while let Some(done) = under_way.try_join_next() {

@@ -35,7 +35,7 @@ pub(crate) struct Peer {
     pub(crate) id: MemberId,
     /// How often it is asked.
     pub(crate) interval: Nanos,
-    /// What it answered to our latest nonce.
+    /// What it answered to a question of ours.
     pub(crate) boot: Option<BootId>,
     pub(crate) windows: Windows,
     /// Nonces of the questions that are not yet answered, and since when each is asked: the oldest, and the latest ones.
