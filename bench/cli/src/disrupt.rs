@@ -79,7 +79,7 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
         return list();
     }
     let interrupted = Arc::new(AtomicBool::new(false));
-    let mut terminal = Terminal { live: io::stderr().is_terminal(), shown: false };
+    let mut terminal = Terminal::new();
     let options = Options {
         connections: arguments.connections,
         times: arguments.times,
@@ -107,15 +107,17 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
         }
         Err(error) => {
             terminal.say(&format!("jlb-bench: {error}"));
-            let is_usage = matches!(
-                error,
-                Error::OutOfBounds { .. }
-                    | Error::NoFault(_)
-                    | Error::Lab(jlb_lab::Error::BadName(_))
-            );
-            if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            exit_code(&error)
         }
     }
+}
+
+pub(crate) fn exit_code(error: &Error) -> ExitCode {
+    let is_usage = matches!(
+        error,
+        Error::OutOfBounds { .. } | Error::NoFault(_) | Error::Lab(jlb_lab::Error::BadName(_))
+    );
+    if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }
 
 pub(crate) fn serve(arguments: &ServerArguments) -> ExitCode {
@@ -159,10 +161,16 @@ pub(crate) fn catch_signals(interrupted: Arc<AtomicBool>) -> io::Result<()> {
 }
 
 /// Lines for people, and on a terminal one that changes.
-struct Terminal {
+pub(crate) struct Terminal {
     live: bool,
     /// Whether the changing line is there.
     shown: bool,
+}
+
+impl Terminal {
+    pub(crate) fn new() -> Self {
+        Self { live: io::stderr().is_terminal(), shown: false }
+    }
 }
 
 impl Progress for Terminal {

@@ -8,6 +8,7 @@ mod hunting;
 mod hunting_plots;
 mod model;
 mod placement;
+mod rebuild;
 mod sim;
 mod tracker;
 
@@ -38,6 +39,8 @@ enum Command {
     Disrupt(disrupt::Arguments),
     /// The server of `disrupt`, which it starts on its backends.
     DisruptServer(disrupt::ServerArguments),
+    /// How long flow trackers that have lost everything need until they know again what all backends have.
+    Rebuild(rebuild::Arguments),
     /// How long clients wait under one way of placing flows or another, in virtual time.
     Hunting(hunting::Arguments),
     /// How long clients of real servers in a lab wait, under one policy or another.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
             Command::Sim(arguments) => sim::main(&arguments),
             Command::Disrupt(arguments) => disrupt::main(&arguments),
             Command::DisruptServer(arguments) => disrupt::serve(&arguments),
+            Command::Rebuild(arguments) => rebuild::main(&arguments),
             Command::Hunting(arguments) => hunting::main(&arguments),
             Command::Placement(arguments) => placement::main(&arguments),
             Command::WorkServer(arguments) => placement::serve(&arguments),

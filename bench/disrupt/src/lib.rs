@@ -13,6 +13,8 @@
 //!
 //! Short connections come all the while, and UDP flows.
 //!
+//! [`rebuild()`] is for numbers of flows that a machine has no sockets for: how long trackers need that have lost all.
+//!
 //! ```text
 //!   client: load ──▶ router ──▶ ingress ──▶ backend: jlb-bench disrupt-server, udp-echo
 //!     ▲ phases                    ▲              ▲
@@ -26,6 +28,7 @@ pub mod frame;
 pub mod load;
 mod outcome;
 mod progress;
+mod rebuild;
 mod run;
 mod scene;
 pub mod server;
@@ -36,4 +39,5 @@ pub use error::Error;
 pub use fault::{FAULTS, Fault, find};
 pub use outcome::{Details, Happened, Outcome};
 pub use progress::Progress;
+pub use rebuild::{RebuildOptions, Rebuilt, rebuild};
 pub use run::{BEFORE, Options, run, run_in_turn};

@@ -136,6 +136,8 @@ fn once(
     progress: &mut dyn Progress,
     interrupted: &AtomicBool,
 ) -> Result<Outcome, Error> {
+    // On a busy machine a router that got no CPU for 150 ms has lost its BFD sessions since, and is about to have them back.
+    site.wait_routes()?;
     let load = Load::start(&site.client, options.connections)?;
     let happened = happen(fault, options, site, &load, progress, interrupted);
     if let Err(Error::Interrupted) = happened {

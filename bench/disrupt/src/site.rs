@@ -111,7 +111,13 @@ impl Site {
         if !self.lab.settle(WHOLE)? {
             return Err(jlb_lab::Error::NotSettled { lab }.into());
         }
+        self.wait_routes()
+    }
+
+    /// Waits until the router sends packets to all ingress hosts.
+    pub(crate) fn wait_routes(&self) -> Result<(), Error> {
         if !self.lab.wait_routes(&self.lab.nodes_of(NodeKind::Ingress), WHOLE)? {
+            let lab = self.lab.name().to_owned();
             return Err(jlb_lab::Error::NoRoutes { lab }.into());
         }
         Ok(())

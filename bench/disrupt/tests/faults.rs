@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jlb_disrupt::load::Live;
-use jlb_disrupt::{Options, Outcome, Progress, run, run_in_turn};
+use jlb_disrupt::{Options, Outcome, Progress, RebuildOptions, rebuild, run, run_in_turn};
 
 /// One lab at a time: ten daemons share two cores with their clients, and times are measured.
 static TURN: Mutex<()> = Mutex::new(());
@@ -162,4 +162,14 @@ fn a_rolling_restart_three_faults_at_once_and_the_death_of_a_backend_harm_nobody
     // Each ingress host was away for a while.
     assert!(rolling.moved >= CONNECTIONS / 2, "{rolling}");
     assert!((1..CONNECTIONS / 2).contains(&backend_kill.ended_with_backend), "{backend_kill}");
+}
+
+#[test]
+fn trackers_that_have_lost_all_know_again_what_backends_have() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let options = RebuildOptions { flows: 20_000, lab: self::options().lab };
+    let rebuilt = rebuild(&options, &mut Printed, &AtomicBool::new(false)).unwrap();
+    println!("{rebuilt}");
+    assert!(rebuilt.is_well(), "{rebuilt}");
+    assert!(rebuilt.seconds <= REBUILT / 1000.0, "{rebuilt}");
 }

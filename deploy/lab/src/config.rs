@@ -29,6 +29,8 @@ pub struct Jlb {
     pub draining: Vec<String>,
     /// Workers of each ingress and tracker, 1 to 16.
     pub workers: u8,
+    /// `flow_capacity` of each ingress and tracker.
+    pub flow_capacity: u32,
     /// Whether members speak IPv6 with each other; every host has both.
     pub prefer_v6: bool,
     /// `underlay.mtu`, 1280 to 1500: largest packet that every path between members carries.
@@ -68,6 +70,7 @@ impl Default for Jlb {
             absent: Vec::new(),
             draining: Vec::new(),
             workers: 1,
+            flow_capacity: 65_536,
             prefer_v6: false,
             mtu: 1500,
             log: "info".to_owned(),
@@ -212,7 +215,8 @@ pub(crate) fn jlb_toml(node: NodeId, jlb: &Jlb, bpf: &Path, etcd: &str) -> Optio
                 | NodeKind::Backend
                 | NodeKind::Etcd => "",
             };
-            format!("{}\n[{role}]\nflow_capacity = 65536\n{announce}", dpdk_section(jlb.workers))
+            let flows = jlb.flow_capacity;
+            format!("{}\n[{role}]\nflow_capacity = {flows}\n{announce}", dpdk_section(jlb.workers))
         }
         NodeKind::Client | NodeKind::Router | NodeKind::Fabric | NodeKind::Etcd => return None,
     };

@@ -24,9 +24,14 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(2);
 /// How often an agent is asked.
 const AGENT_PROBE: Duration = Duration::from_millis(100);
 
+/// The bpffs of a lab, which all of its hosts share.
+pub(crate) fn bpf(dir: &LabDir) -> PathBuf {
+    dir.path().join("bpf")
+}
+
 /// Writes the configuration of all hosts, new keys included.
 pub(crate) fn prepare(dir: &LabDir, config: &LabConfig, jlb: &Jlb) -> Result<(), Error> {
-    let bpf = dir.path().join("bpf");
+    let bpf = bpf(dir);
     fs::create_dir_all(&bpf).at(&bpf)?;
     dir.note(&Entry::Mount(bpf.clone()))?;
     tools::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&bpf), "")?;

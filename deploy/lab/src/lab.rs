@@ -126,6 +126,11 @@ impl Lab {
         self.dir.path().join(servers::PAYLOAD)
     }
 
+    /// Where the agent of that backend pins its eBPF maps.
+    pub fn pins(&self, backend: &str) -> PathBuf {
+        daemons::bpf(&self.dir).join(backend)
+    }
+
     /// `cluster.toml`: the member list that was last put in force.
     pub fn member_list(&self) -> PathBuf {
         self.dir.path().join("cluster.toml")
