@@ -77,6 +77,18 @@ fn write_key(path: &Path) -> Result<(), Error> {
 
 /// Starts the daemons of these hosts, as far as they are members, and then waits until each says that it may take traffic: they may wait for each other.
 pub(crate) fn start(dir: &LabDir, config: &LabConfig, nodes: &[Node]) -> Result<(), Error> {
+    for (node, server) in launch(dir, config, nodes)? {
+        node.wait_ready(&server, || node.is_ready())?;
+    }
+    Ok(())
+}
+
+/// The same without the waiting.
+pub(crate) fn launch<'a>(
+    dir: &LabDir,
+    config: &LabConfig,
+    nodes: &'a [Node],
+) -> Result<Vec<(&'a Node, Running)>, Error> {
     let mut started = Vec::new();
     let is_member = |node: &&Node| config.jlb.as_ref().is_none_or(|jlb| jlb.has(&node.name()));
     for node in nodes.iter().filter(is_member) {
@@ -92,10 +104,7 @@ pub(crate) fn start(dir: &LabDir, config: &LabConfig, nodes: &[Node]) -> Result<
         ];
         started.push((node, node.start(daemon, &program.to_string_lossy(), &arguments)?));
     }
-    for (node, server) in &started {
-        node.wait_ready(server, || node.is_ready())?;
-    }
-    Ok(())
+    Ok(started)
 }
 
 /// Waits until every daemon has heard all members that it asks, at most so long; whether they have. A daemon is ready

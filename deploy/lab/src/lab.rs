@@ -193,6 +193,11 @@ impl Lab {
         self.wait_routes(&ingresses, SETTLING).map(drop)
     }
 
+    /// Starts the daemons of these hosts, and does not wait until they are ready.
+    pub fn launch_daemons(&self, nodes: &[Node]) -> Result<(), Error> {
+        daemons::launch(&self.dir, &self.config, nodes).map(drop)
+    }
+
     /// Waits until the router sends packets for VIPs to each of these ingress hosts, at most so long; whether it does.
     pub fn wait_routes(&self, to: &[Node], at_most: Duration) -> Result<bool, Error> {
         bird::wait_routes(&self.node("router")?, to, at_most)

@@ -107,7 +107,7 @@ pub fn rebuild(
     progress.say("all flow trackers are gone");
     std::thread::sleep(AWAY);
     stop()?;
-    let seconds = restart(&site)?;
+    let seconds = restart(&site, interrupted)?;
     progress.say(&format!("all are warm again {seconds:.2} s after the last start"));
     let known = known(&site)?;
     stop()?;
@@ -132,34 +132,21 @@ fn config(flows: u32) -> LabConfig {
 }
 
 /// Starts all trackers; seconds from the last start until all say that they are warm.
-fn restart(site: &Site) -> Result<f64, Error> {
-    let lab = &site.lab;
-    let nodes = lab.nodes_of(NodeKind::Tracker);
-    let failed = AtomicBool::new(false);
-    let watched = std::thread::scope(|scope| {
-        // Beside the start, which waits for more than that.
-        let watch = scope.spawn(|| {
-            let mut last_start = Instant::now();
-            let mut warm = false;
-            wait_until(PATIENCE, || {
-                if !nodes.iter().all(|node| matches!(node.daemon(), Ok(Some(_)))) {
-                    last_start = Instant::now();
-                }
-                warm = nodes.iter().all(Node::is_ready);
-                warm || failed.load(Ordering::Relaxed)
-            });
-            warm.then(|| last_start.elapsed())
-        });
-        let started = lab.start_daemons(&nodes);
-        failed.store(started.is_err(), Ordering::Relaxed);
-        started?;
-        Ok::<_, Error>(watch.join().unwrap_or_default())
-    })?;
-    let after = watched.ok_or_else(|| Error::Unreadable {
-        what: "/readyz of the flow trackers".to_owned(),
-        why: format!("not all are warm after {} s", PATIENCE.as_secs()),
-    })?;
-    Ok(after.as_secs_f64())
+fn restart(site: &Site, interrupted: &AtomicBool) -> Result<f64, Error> {
+    let nodes = site.lab.nodes_of(NodeKind::Tracker);
+    site.lab.launch_daemons(&nodes)?;
+    let last_start = Instant::now();
+    let warm = || nodes.iter().all(Node::is_ready);
+    wait_until(PATIENCE, || warm() || interrupted.load(Ordering::Relaxed));
+    let seconds = last_start.elapsed().as_secs_f64();
+    match warm() {
+        true => Ok(seconds),
+        false if interrupted.load(Ordering::Relaxed) => Err(Error::Interrupted),
+        false => Err(Error::Unreadable {
+            what: "/readyz of the flow trackers".to_owned(),
+            why: format!("not all are warm after {} s", PATIENCE.as_secs()),
+        }),
+    }
 }
 
 /// How many flows the tracker has that has fewest.
