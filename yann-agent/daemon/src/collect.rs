@@ -1,5 +1,5 @@
-//! Collects the flows of the kernel half for trackers that pull them, on a thread of its own: a million entries take
-//! seconds, and heartbeats and Closes do not wait.
+//! Collects the flows of the kernel half for trackers that pull them, on a thread of its own: a million entries take a
+//! while, and heartbeats and Closes do not wait.
 
 use std::future::pending;
 use std::path::Path;
@@ -11,14 +11,11 @@ use jlb_wire::{FiveTuple, RefreshRecord};
 use jlb_yann_core::AgentEvent;
 use jlb_yann_core::maps::{Answer, AnswerKey, Flow, Shared};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::maps::{ArrayOf, HashOf, MapsError};
 
 /// Longer than any program runs: what it read from a map before is used by then.
 const PROGRAMS_END: Duration = Duration::from_millis(10);
-/// A walk through a map that changes all the time begins again now and then; at most so often.
-const WALKS: usize = 4;
 
 /// Why there is no collection. Trackers pull again.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +23,6 @@ pub enum CollectError {
     /// A map.
     #[error(transparent)]
     Maps(#[from] MapsError),
-    /// The walk never came to its end.
-    #[error("the map `{0}` changes too fast to be read")]
-    Unsteady(&'static str),
     /// The thread.
     #[error("the collecting thread ended: {0}")]
     Thread(#[from] JoinError),
@@ -55,7 +49,6 @@ struct Reader {
     word: ArrayOf<Shared, 24>,
     flows: HashOf<[u8; 40], Flow, 40, 72>,
     answers: HashOf<AnswerKey, Answer, 48, 32>,
-    capacities: (usize, usize),
     now: fn() -> Nanos,
 }
 
@@ -66,20 +59,15 @@ struct Collected {
 }
 
 impl Collector {
-    /// From the pinned maps, which take so many flows and answers.
+    /// From the pinned maps.
     ///
     /// # Errors
     /// When one is not there.
-    pub fn new(
-        pins: &Path,
-        (flows, answers): (u32, u32),
-        now: fn() -> Nanos,
-    ) -> Result<Self, MapsError> {
+    pub fn new(pins: &Path, now: fn() -> Nanos) -> Result<Self, MapsError> {
         let reader = Reader {
             word: ArrayOf::pinned(pins, "word")?,
             flows: HashOf::pinned(pins, "flows")?,
             answers: HashOf::pinned(pins, "answers")?,
-            capacities: (flows as usize, answers as usize),
             now,
         };
         Ok(Self { reader: Arc::new(reader), waiting: Vec::new(), under_way: None })
@@ -131,37 +119,14 @@ impl Reader {
         std::thread::sleep(PROGRAMS_END);
         let mut records = Vec::new();
         // A flow that closes meanwhile is found in one of the two: it goes into the second before it leaves the first.
-        let (flows, answers) = self.capacities;
-        walk(&self.flows, flows, "flows", |tuple, flow| {
+        // Half a list would be taken for the whole: an error ends it.
+        let flow = |tuple, flow: Flow| {
             records.extend(FiveTuple::from_padded(tuple).map(|tuple| flow.record(tuple)));
-        })?;
+        };
+        self.flows.each(flow).map_err(MapsError::from)?;
         let now = (self.now)();
-        walk(&self.answers, answers, "answers", |key, answer| {
-            records.extend(answer.record(now, &key));
-        })?;
+        let answer = |key, answer: Answer| records.extend(answer.record(now, &key));
+        self.answers.each(answer).map_err(MapsError::from)?;
         Ok(Collected { counter, records: records.into() })
     }
-}
-
-/// Gives each entry that is there all the time, some of them perhaps twice: when the entry at hand is taken away, the kernel
-/// begins again.
-fn walk<K, V, const KN: usize, const VN: usize>(
-    map: &HashOf<K, V, KN, VN>,
-    capacity: usize,
-    name: &'static str,
-    mut each: impl FnMut(K, V),
-) -> Result<(), CollectError>
-where
-    K: FromBytes + IntoBytes + Immutable,
-    V: FromBytes + IntoBytes + Immutable,
-{
-    for (n, entry) in map.try_entries().enumerate() {
-        if n >= capacity.max(1024) * WALKS {
-            return Err(CollectError::Unsteady(name));
-        }
-        // Half a list would be taken for the whole.
-        let (key, value) = entry.map_err(MapsError::from)?;
-        each(key, value);
-    }
-    Ok(())
 }

@@ -155,6 +155,8 @@ pub fn flows(pins: &Path, cluster: Option<&Snapshot>) -> Result<Vec<FlowLine>, C
     let mut lines: Vec<_> = maps
         .flows
         .entries()
+        .map_err(MapsError::from)?
+        .into_iter()
         .filter_map(|(tuple, flow)| {
             let tuple = FiveTuple::from_padded(tuple)?;
             Some(FlowLine {

@@ -206,8 +206,9 @@ impl Yann {
         agent.adopt_sole_owners(now(), &*maps.sole_owners()?, standings, |id| {
             maps.boots.get(id.as_u16().into()).map_or(BootId(0), BootId)
         });
-        let collector = Collector::new(pins, (capacities.flows, capacities.answers), now)?;
-        let ended = maps.answers.entries().filter_map(|(k, a)| KernelEvent::of_answer(&k, &a));
+        let collector = Collector::new(pins, now)?;
+        let ended = maps.answers.entries().map_err(MapsError::from)?.into_iter();
+        let ended = ended.filter_map(|(k, a)| KernelEvent::of_answer(&k, &a));
         let ended = ended.take(CLOSES).collect();
         let mut checks = Checks::new(&setup.host.health);
         checks.aim(&setup.cluster, setup.me);

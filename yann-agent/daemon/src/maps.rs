@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -71,6 +72,8 @@ impl<V: FromBytes + IntoBytes + Immutable, const N: usize> ArrayOf<V, N> {
 /// A hash map.
 pub struct HashOf<K, V, const KN: usize, const VN: usize> {
     map: HashMap<MapData, [u8; KN], [u8; VN]>,
+    /// Another handle of it, for what aya cannot.
+    handle: OwnedFd,
     types: PhantomData<(K, V)>,
 }
 
@@ -83,7 +86,13 @@ where
 
     fn new(map: Map) -> Result<Self, MapError> {
         let () = Self::FITS;
-        Ok(Self { map: HashMap::try_from(map)?, types: PhantomData })
+        // BPF_MAP_TYPE_UNSPEC: aya does not say which one it is.
+        let Map::HashMap(data) = map else {
+            return Err(MapError::InvalidMapType { map_type: 0 });
+        };
+        let handle = data.fd().as_fd().try_clone_to_owned();
+        let handle = handle.map_err(|io_error| failed("dup", io_error))?;
+        Ok(Self { map: HashMap::try_from(Map::HashMap(data))?, handle, types: PhantomData })
     }
 
     /// The value of a key.
@@ -105,14 +114,24 @@ where
         let _ = self.map.remove(&bytes(key));
     }
 
-    /// All entries. Of those that come and go meanwhile some are missing; others may come twice.
-    pub fn entries(&self) -> impl Iterator<Item = (K, V)> + '_ {
-        self.try_entries().filter_map(Result::ok)
+    /// Gives each entry that is there all the time, once. Of those that come and go meanwhile some are missing.
+    ///
+    /// # Errors
+    /// When the kernel refuses: then not all were given.
+    pub fn each(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
+        let give = |key: &[u8; KN], value: &[u8; VN]| each(read(key), read(value));
+        jlb_bpf_batch::each(self.handle.as_fd(), give)
+            .map_err(|io_error| failed("bpf_map_lookup_batch", io_error))
     }
 
-    /// The same; an error means that it ended before all were seen.
-    pub fn try_entries(&self) -> impl Iterator<Item = Result<(K, V), MapError>> + '_ {
-        self.map.iter().map(|entry| entry.map(|(k, v)| (read(&k), read(&v))))
+    /// The same as a list.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, MapError> {
+        let mut entries = Vec::new();
+        self.each(|key, value| entries.push((key, value)))?;
+        Ok(entries)
     }
 
     /// Makes the map hold exactly these entries. What stays is never away.
@@ -147,13 +166,10 @@ impl Counters {
     /// # Errors
     /// When there is no such index.
     pub fn clear(&mut self, index: u32) -> Result<(), MapError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, io_error)| {
-            let call = "possible CPUs";
-            MapError::SyscallError(aya::sys::SyscallError { call, io_error })
-        })?;
-        let zeros = aya::maps::PerCpuValues::try_from(vec![0; cpus]).map_err(|io_error| {
-            MapError::SyscallError(aya::sys::SyscallError { call: "per-CPU values", io_error })
-        })?;
+        let cpus = aya::util::nr_cpus();
+        let cpus = cpus.map_err(|(_, io_error)| failed("possible CPUs", io_error))?;
+        let zeros = aya::maps::PerCpuValues::try_from(vec![0; cpus])
+            .map_err(|io_error| failed("per-CPU values", io_error))?;
         self.0.set(index, zeros, 0)
     }
 }
@@ -411,6 +427,10 @@ impl Maps {
     pub fn pinned(pins: &Path) -> Result<Self, MapsError> {
         Self::from(|name| pinned(pins, name))
     }
+}
+
+fn failed(call: &'static str, io_error: std::io::Error) -> MapError {
+    MapError::SyscallError(aya::sys::SyscallError { call, io_error })
 }
 
 fn bytes<V: IntoBytes + Immutable, const N: usize>(value: &V) -> [u8; N] {

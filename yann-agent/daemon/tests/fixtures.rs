@@ -18,7 +18,7 @@ use jlb_yann::bpffs;
 use jlb_yann::changes::Changes;
 use jlb_yann::maps::{ArrayOf, LAYOUT};
 use jlb_yann::programs::{self, Capacities, Hook, Programs, ProgramsError};
-use jlb_yann_core::maps::Standing;
+use jlb_yann_core::maps::{Flow, Standing};
 use jlb_yann_core::{DEFAULT_UDP_IDLE, KernelLimits, Verdict};
 use pair::Pair;
 use proptest::prelude::*;
@@ -52,6 +52,22 @@ impl Pair {
         assert_eq!(reject.kind, Kind::Reject);
         reject.reason
     }
+}
+
+#[test]
+fn a_map_of_more_flows_than_a_system_call_gives_is_read_whole() {
+    let mut p = Pair::new(KernelLimits { flows: 16_384, ..LIMITS });
+    let mut written: Vec<_> = (1..=10_000).map(udp).map(|tuple| *tuple.padded()).collect();
+    for (n, tuple) in (1..).zip(&written) {
+        p.maps.flows.set(tuple, &Flow { counter: n, ..Flow::default() }).unwrap();
+    }
+    let mut read = p.maps.flows.entries().unwrap();
+    read.sort_by_key(|(_, flow)| flow.counter);
+    assert!((1..).zip(&read).all(|(n, (_, flow))| flow.counter == n));
+    let mut read: Vec<_> = read.into_iter().map(|(tuple, _)| tuple).collect();
+    read.sort_unstable();
+    written.sort_unstable();
+    assert!(read == written, "{} of {}", read.len(), written.len());
 }
 
 #[test]

@@ -413,15 +413,27 @@ impl Pair {
     /// Both halves know the same, and have said the same.
     fn compare(&mut self) {
         let timeless = |f: &Flow| Flow { admitted: 0, last_packet: 0, socket_seen: 0, ..*f };
-        let real: BTreeMap<_, _> =
-            self.maps.flows.entries().map(|(t, f)| (t, timeless(&f))).collect();
+        let real: BTreeMap<_, _> = self
+            .maps
+            .flows
+            .entries()
+            .unwrap()
+            .into_iter()
+            .map(|(t, f)| (t, timeless(&f)))
+            .collect();
         let model: BTreeMap<_, _> =
             self.host.kernel.flows().map(|(t, f)| (*t.padded(), timeless(f))).collect();
         assert_eq!(real, model, "live flows");
 
         let timeless = |a: &Answer| Answer { at: 0, ..*a };
-        let real: BTreeMap<AnswerKey, _> =
-            self.maps.answers.entries().map(|(k, a)| (k, timeless(&a))).collect();
+        let real: BTreeMap<AnswerKey, _> = self
+            .maps
+            .answers
+            .entries()
+            .unwrap()
+            .into_iter()
+            .map(|(k, a)| (k, timeless(&a)))
+            .collect();
         let model: BTreeMap<AnswerKey, _> =
             self.host.kernel.answers().map(|(k, a)| (*k, timeless(a))).collect();
         assert_eq!(real, model, "remembered answers");
@@ -437,8 +449,15 @@ impl Pair {
         let current = |(key, w): &(WindowKey, LockedWindow)| {
             self.maps.boots.get(key.member.into()).unwrap() == w.boot
         };
-        let real: BTreeMap<_, _> =
-            self.maps.windows.entries().filter(current).map(|(k, w)| (k, w.window)).collect();
+        let real: BTreeMap<_, _> = self
+            .maps
+            .windows
+            .entries()
+            .unwrap()
+            .into_iter()
+            .filter(current)
+            .map(|(k, w)| (k, w.window))
+            .collect();
         let model: BTreeMap<_, _> = self.host.kernel.windows().map(|(k, w)| (*k, *w)).collect();
         assert_eq!(real, model, "sequence windows");
 
