@@ -40,7 +40,7 @@ pub struct HealthCheck {
 pub enum HealthProbe {
     /// `"tcp"`: a connection can be made.
     Tcp,
-    /// `"http"`: a GET is answered.
+    /// `"http"`, `"https"`: a GET is answered.
     Http(HttpProbe),
     /// `"exec"`: a command ends with exit code 0.
     Exec {
@@ -52,6 +52,9 @@ pub enum HealthProbe {
 /// What is asked by HTTP/1.1, and which answer is right. Redirections are not followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpProbe {
+    /// `"https"`: by TLS. Whose certificate it is is not looked at: that is between the server and its clients, and the check
+    /// goes to this host itself. The name that is asked for (SNI) is `host`, if it is one.
+    pub tls: bool,
     /// `path`: what is asked for. Default `"/"`.
     pub path: String,
     /// `host`: the header `Host`. Default: the target.
@@ -128,26 +131,32 @@ fn address(t: &mut Table<'_>, key: &'static str) -> Option<Option<SocketAddr>> {
 enum Type {
     Tcp,
     Http,
+    Https,
     Exec,
 }
 
 /// The keys of another type are unknown ones.
 fn probe(t: &mut Table<'_>, may_be_absent: bool) -> Option<Option<HealthProbe>> {
-    let words = [("tcp", Type::Tcp), ("http", Type::Http), ("exec", Type::Exec)];
+    let words =
+        [("tcp", Type::Tcp), ("http", Type::Http), ("https", Type::Https), ("exec", Type::Exec)];
     let item = if may_be_absent {
         let Some(item) = t.optional("type") else { return Some(None) };
         item
     } else {
-        t.required("type", "write type = \"tcp\", \"http\" or \"exec\", or an agent_check")?
+        t.required(
+            "type",
+            "write type = \"tcp\", \"http\", \"https\" or \"exec\", or an agent_check",
+        )?
     };
     Some(Some(match item.word(&words)? {
         Type::Tcp => HealthProbe::Tcp,
-        Type::Http => HealthProbe::Http(http(t)?),
+        Type::Http => HealthProbe::Http(http(t, false)?),
+        Type::Https => HealthProbe::Http(http(t, true)?),
         Type::Exec => HealthProbe::Exec { command: command(t)? },
     }))
 }
 
-fn http(t: &mut Table<'_>) -> Option<HttpProbe> {
+fn http(t: &mut Table<'_>, tls: bool) -> Option<HttpProbe> {
     let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
     let path = match t.optional("path") {
         None => Some("/".to_owned()),
@@ -183,7 +192,7 @@ fn http(t: &mut Table<'_>) -> Option<HttpProbe> {
         None => Some(None),
         Some(item) => item.filled("write a text, or delete the line").map(Some),
     };
-    Some(HttpProbe { path: path?, host: host?, status: status?, body: body? })
+    Some(HttpProbe { tls, path: path?, host: host?, status: status?, body: body? })
 }
 
 fn statuses(item: &Item<'_>) -> Option<Vec<RangeInclusive<u16>>> {

@@ -61,7 +61,7 @@ fn a_short_check_gets_the_defaults_and_what_is_written_counts() {
     let h = host(
         "[[health]]\nservice = \"web\"\ntype = \"tcp\"\n\
          [[health]]\nservice = \"web\"\ntype = \"http\"\n\
-         [[health]]\nservice = \"web\"\ntype = \"http\"\npath = \"/up?x=1\"\nhost = \"www.example.org\"\n\
+         [[health]]\nservice = \"web\"\ntype = \"https\"\npath = \"/up?x=1\"\nhost = \"www.example.org\"\n\
          status = \"200, 301-303\"\nbody = \"fine\"\ntarget = \"[::1]:8080\"\ninterval = \"500ms\"\n\
          timeout = \"2s\"\nrise = 1\nfall = 5\n\
          [[health]]\nservice = \"dns\"\ntype = \"exec\"\ncommand = [\"/bin/true\", \"-x\"]\ninterval = \"1h\"\n\
@@ -74,9 +74,11 @@ fn a_short_check_gets_the_defaults_and_what_is_written_counts() {
     let (two, one) = (Duration::from_secs(2), Duration::from_secs(1));
     assert_eq!((tcp.interval, tcp.timeout, tcp.rise, tcp.fall), (two, one, 2, 3));
     assert_eq!((tcp.target, tcp.agent_check), (None, None));
-    let default = HttpProbe { path: "/".into(), host: None, status: vec![200..=399], body: None };
+    let default =
+        HttpProbe { tls: false, path: "/".into(), host: None, status: vec![200..=399], body: None };
     assert_eq!(http.probe, Some(HealthProbe::Http(default)));
     let asked = HttpProbe {
+        tls: true,
         path: "/up?x=1".into(),
         host: Some("www.example.org".into()),
         status: vec![200..=200, 301..=303],
@@ -102,7 +104,7 @@ fn wrong_checks_and_limits_are_refused_with_line_and_column() {
     #[rustfmt::skip]
     let cases = [
         ("type = \"ftp\"\n", 7, 8, "health[0].type", "`ftp` is not known"),
-        ("type = \"https\"\n", 7, 8, "health[0].type", "`https` is not known"),
+        ("type = \"ftp\"\n", 7, 8, "health[0].type", "`ftp` is not known"),
         ("", 5, 1, "health[0].type", "`type` is missing"),
         ("type = \"tcp\"\npath = \"/\"\n", 8, 1, "health[0].path", "no key `path`"),
         ("type = \"http\"\npath = \"up\"\n", 8, 8, "health[0].path", "no path"),

@@ -1,4 +1,4 @@
-//! A GET by HTTP/1.1 on a connection of its own. The one place that knows hyper.
+//! A GET by HTTP/1.1 on a connection of its own, with or without TLS. The one place that knows hyper.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -9,15 +9,30 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use jlb_config::HttpProbe;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::probe::Failure;
+use super::tls;
 
 /// Bytes of an answer in which the text is looked for.
 const SEARCHED: usize = 64 * 1024;
 
 pub(crate) async fn get(asked: &HttpProbe, target: SocketAddr) -> Result<(), Failure> {
     let stream = TcpStream::connect(target).await?;
+    if asked.tls {
+        let stream = tls::connect(stream, asked.host.as_deref(), target).await?;
+        exchange(asked, target, stream).await
+    } else {
+        exchange(asked, target, stream).await
+    }
+}
+
+async fn exchange(
+    asked: &HttpProbe,
+    target: SocketAddr,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(), Failure> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
     let host = asked.host.clone().unwrap_or_else(|| target.to_string());

@@ -5,6 +5,7 @@ mod http;
 mod probe;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
@@ -282,7 +283,10 @@ impl Watched {
 fn name(check: &HealthCheck, target: SocketAddr) -> String {
     match &check.probe {
         Some(HealthProbe::Tcp) => format!("tcp {target}"),
-        Some(HealthProbe::Http(asked)) => format!("http {target}{}", asked.path),
+        Some(HealthProbe::Http(asked)) => {
+            let scheme = if asked.tls { "https" } else { "http" };
+            format!("{scheme} {target}{}", asked.path)
+        }
         Some(HealthProbe::Exec { command }) => format!("exec {}", command.join(" ")),
         None => "agent_check".to_owned(),
     }

@@ -1,11 +1,16 @@
 //! The checks against real servers and real commands.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jlb_config::{ClusterFile, HttpProbe, KeyFile, parse_cluster};
 use jlb_role::Samples;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::*;
 
@@ -37,6 +42,7 @@ async fn server(says: &'static [u8], listens: bool) -> SocketAddr {
 
 fn asked(body: Option<&str>) -> HealthProbe {
     HealthProbe::Http(HttpProbe {
+        tls: false,
         path: "/health".into(),
         host: Some("www.example.org".into()),
         status: vec![200..=299, 404..=404],
@@ -82,6 +88,48 @@ fn an_answer_by_http_is_judged_by_status_and_text() {
             let said = tried(&asked(body), target, PATIENCE).await;
             assert!(said.contains(expected), "{said}, not {expected}");
         }
+    });
+}
+
+/// A server that speaks TLS, with a certificate that nobody signed, and answers 204 to whoever names a host.
+async fn tls_server(host: &'static str) -> SocketAddr {
+    let signed = rcgen::generate_simple_self_signed(vec!["other.example.org".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            assert_eq!(stream.get_ref().1.server_name(), Some(host));
+            let mut request = [0; 1024];
+            let len = stream.read(&mut request).await.unwrap();
+            assert!(request[..len].starts_with(b"GET /health HTTP/1.1\r\n"));
+            stream.write_all(b"HTTP/1.1 204 Fine\r\n\r\n").await.unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn by_https_the_server_is_asked_by_its_name_and_any_certificate_will_do() {
+    run(async {
+        let HealthProbe::Http(plain) = asked(None) else { panic!("http") };
+        let host = Some("www.example.org:8443".to_owned());
+        let https = HealthProbe::Http(HttpProbe { tls: true, host, ..plain });
+        let target = tls_server("www.example.org").await;
+        assert_eq!(tried(&https, target, PATIENCE).await, "passed");
+        let said = tried(&https, server(b"HTTP/1.1 200 OK\r\n\r\n", false).await, PATIENCE).await;
+        assert!(said.contains("corrupt message"), "{said}");
+        let said = tried(&asked(None), target, PATIENCE).await;
+        assert_ne!(said, "passed", "without TLS");
     });
 }
 
