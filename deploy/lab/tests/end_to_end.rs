@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jlb_lab::fault::{self, Fault};
-use jlb_lab::topology::{CLIENT, HTTP_PORT, NodeKind, VIP};
+use jlb_lab::topology::{CLIENT, ECHO_PORT, HTTP_PORT, NodeKind, VIP};
 use jlb_lab::traffic::{self, by_backend};
 use jlb_lab::{Jlb, Lab, LabConfig, Node, Service};
 
@@ -228,18 +228,45 @@ fn a_backend_that_refuses_gets_no_connection_and_all_requests_succeed_elsewhere(
 #[test]
 fn a_client_that_all_backends_refuse_is_told_so_at_once() {
     let mut jlb = Jlb::default();
-    jlb.services[0].more = "admission = \"refuse\"\non_exhausted = \"reset\"".to_owned();
+    for service in &mut jlb.services {
+        service.more = "admission = \"refuse\"\non_exhausted = \"reset\"".to_owned();
+    }
     let site = site("reset", &LabConfig::default(), jlb);
     for vip in VIP {
-        let mut worst = Duration::ZERO;
-        for _ in 0..20 {
-            let begin = Instant::now();
-            let error = site.connect(SocketAddr::new(vip, HTTP_PORT), PATIENCE).unwrap_err();
-            worst = worst.max(begin.elapsed());
-            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{vip}: {error}");
+        // By a reset, and by an ICMP error.
+        for (what, port) in [("TCP", HTTP_PORT), ("UDP", ECHO_PORT)] {
+            let mut worst = Duration::ZERO;
+            for _ in 0..20 {
+                let begin = Instant::now();
+                let to = SocketAddr::new(vip, port);
+                let error = match port {
+                    ECHO_PORT => site.client.within(|| echo(to)).unwrap().unwrap_err(),
+                    _ => site.connect(to, PATIENCE).unwrap_err(),
+                };
+                worst = worst.max(begin.elapsed());
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{what} {vip}: {error}");
+            }
+            assert!(worst < Duration::from_millis(100), "{what} {vip}: refused after {worst:?}");
         }
-        assert!(worst < Duration::from_millis(100), "{vip}: refused after {worst:?}");
     }
+    // Each refusal is counted by service, backend and reason.
+    for service in ["web", "echo"] {
+        for backend in site.lab.nodes_of(NodeKind::Backend).iter().map(Node::name) {
+            let labels = [("service", service), ("backend", &backend), ("reason", "refuse")];
+            let count = site.sum(NodeKind::Tracker, "jlb_rejects_total", &labels);
+            assert!(count.is_some_and(|n| n > 0.0), "{service} {backend}");
+        }
+    }
+}
+
+/// Sends a datagram of a new flow and waits for the answer.
+fn echo(to: SocketAddr) -> std::io::Result<usize> {
+    let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(to)?;
+    socket.send(b"hello")?;
+    socket.recv(&mut [0; 64])
 }
 
 #[test]
