@@ -87,6 +87,8 @@ pub(crate) struct Stack {
     stopped: (BTreeMap<SocketAddr, Accepting>, BTreeSet<SocketAddr>),
     random: Random,
     patience: Patience,
+    /// Connections whose server's turn it is. Empty between two calls; here for its memory.
+    busy: Vec<FiveTuple>,
     /// Connections that the server's side ended, by five-tuple and ISN: it lost its patience, or its process.
     pub(crate) gave_up: Vec<(FiveTuple, u32)>,
     /// A connection received bytes that its client did not send.
@@ -102,6 +104,7 @@ impl Stack {
             stopped: Default::default(),
             random,
             patience,
+            busy: Vec::new(),
             gave_up: Vec::new(),
             corrupt: None,
         }
@@ -192,9 +195,10 @@ impl Stack {
         };
         self.deliver_tcp(now, packet.tuple, &segment, out);
         // Whoever else has something to do has a timer.
-        let mut busy = self.accept(now);
-        busy.insert(packet.tuple);
-        self.run_applications(now, &busy, scripts, out);
+        let mut busy = core::mem::take(&mut self.busy);
+        self.accept(now, &mut busy);
+        busy.push(packet.tuple);
+        self.run_applications(now, busy, scripts, out);
         met
     }
 
@@ -280,8 +284,9 @@ impl Stack {
         let patience = self.patience.server;
         let due =
             self.connections.iter().filter(|(_, s)| s.due(patience).is_some_and(|at| at <= now));
-        let due: BTreeSet<FiveTuple> = due.map(|(tuple, _)| *tuple).collect();
-        for &tuple in &due {
+        let mut busy = core::mem::take(&mut self.busy);
+        busy.extend(due.map(|(tuple, _)| *tuple));
+        for &tuple in &busy {
             let Some(server) = self.connections.get_mut(&tuple) else { continue };
             let mut replies = Vec::new();
             let young = server.tcp.state == State::SynReceived;
@@ -292,14 +297,12 @@ impl Stack {
             self.settle(now, tuple, young, out);
             send(tuple, &replies, out);
         }
-        let mut busy = self.accept(now);
-        busy.extend(due);
-        self.run_applications(now, &busy, scripts, out);
+        self.accept(now, &mut busy);
+        self.run_applications(now, busy, scripts, out);
     }
 
     /// Servers take connections off their queues, as far as it is time.
-    fn accept(&mut self, now: Nanos) -> BTreeSet<FiveTuple> {
-        let mut accepted = BTreeSet::new();
+    fn accept(&mut self, now: Nanos, accepted: &mut Vec<FiveTuple>) {
         for listener in self.listeners.values_mut() {
             while listener.next_accept.is_some_and(|due| due <= now) {
                 let due = now + listener.accepting.every;
@@ -307,23 +310,24 @@ impl Stack {
                     && let Some(server) = self.connections.get_mut(&tuple)
                 {
                     server.accepted = true;
-                    accepted.insert(tuple);
+                    accepted.push(tuple);
                 }
                 listener.next_accept = (!listener.queue.is_empty()).then_some(due);
             }
         }
-        accepted
     }
 
     /// The servers of these connections, if they have accepted them, look what there is to say.
     fn run_applications(
         &mut self,
         now: Nanos,
-        busy: &BTreeSet<FiveTuple>,
+        mut busy: Vec<FiveTuple>,
         scripts: &Scripts,
         out: &mut Output,
     ) {
-        for &tuple in busy {
+        busy.sort_unstable();
+        busy.dedup();
+        for tuple in busy.drain(..) {
             let server = self.connections.get_mut(&tuple).filter(|s| s.accepted);
             let Some(server) = server else { continue };
             let tcp = &mut server.tcp;
@@ -341,6 +345,7 @@ impl Stack {
             self.settle(now, tuple, false, out);
             send(tuple, &replies, out);
         }
+        self.busy = busy;
     }
 }
 

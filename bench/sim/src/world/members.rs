@@ -116,7 +116,6 @@ impl World {
                 let shown = seen.map_or_else(String::new, |s| s.to_string());
                 format!("{} drops {} {shown}", name(plan, node), why.label())
             });
-            io.spare.push(packet);
         }
         for report in io.reports.drain(..) {
             trace.event(self.now, u64::from(node), &[], || {
@@ -144,8 +143,6 @@ impl World {
         for (packet, _) in io.sent.drain(..) {
             self.transmit(node, packet);
         }
-        // What was lost on its way.
-        io.spare.append(&mut self.io.spare);
         self.io = io;
         if let Node::Ingress(workers) = &self.nodes[usize::from(node)] {
             let held = workers[usize::from(worker)].role.waiting().0;
