@@ -179,14 +179,17 @@ impl Backend {
         }
     }
 
-    /// Hands the kernel half's events to the user half.
-    pub(crate) fn publish(&mut self, now: Nanos, io: &mut FakeIo) {
+    /// Hands the kernel half's events to the user half. `false`: there were none.
+    pub(crate) fn publish(&mut self, now: Nanos, io: &mut FakeIo) -> bool {
         if self.daemon != Life::Up {
-            return;
+            return false;
         }
+        let mut any = false;
         while let Some(event) = self.kernel.pop_event() {
             self.agent.role.event(now, AgentEvent::Kernel(event), io);
+            any = true;
         }
+        any
     }
 
     /// What the daemon does with the user half's reports. What it is to collect is given back.

@@ -16,12 +16,14 @@ pub(crate) struct Segment {
 pub(crate) fn tcp_packet(src: SocketAddr, dst: SocketAddr, s: &Segment) -> Vec<u8> {
     let len = 20 + s.payload.len();
     ip_packet(src.ip(), dst.ip(), (Protocol::Tcp, len, 16), |out| {
-        out.extend(src.port().to_be_bytes());
-        out.extend(dst.port().to_be_bytes());
-        out.extend(s.seq.to_be_bytes());
-        out.extend(s.ack.to_be_bytes());
-        out.extend([5 << 4, s.flags, 0xff, 0xff, 0, 0, 0, 0]);
-        out.extend(&s.payload);
+        let mut h = [0; 20];
+        h[..2].copy_from_slice(&src.port().to_be_bytes());
+        h[2..4].copy_from_slice(&dst.port().to_be_bytes());
+        h[4..8].copy_from_slice(&s.seq.to_be_bytes());
+        h[8..12].copy_from_slice(&s.ack.to_be_bytes());
+        h[12..16].copy_from_slice(&[5 << 4, s.flags, 0xff, 0xff]);
+        out.extend_from_slice(&h);
+        out.extend_from_slice(&s.payload);
     })
 }
 
@@ -47,13 +49,16 @@ fn ip_packet(
     let mut out = Vec::with_capacity(40 + len);
     let addresses = match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            out.extend([0x45, 0]);
-            out.extend((20 + len as u16).to_be_bytes());
-            out.extend([0, 0, 0x40, 0, 64, protocol as u8, 0, 0]);
-            out.extend(src.octets());
-            out.extend(dst.octets());
-            let sum = checksum::finish(checksum::sum(&out));
-            out[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut h = [0; 20];
+            h[0] = 0x45;
+            h[2..4].copy_from_slice(&(20 + len as u16).to_be_bytes());
+            h[6] = 0x40;
+            (h[8], h[9]) = (64, protocol as u8);
+            h[12..16].copy_from_slice(&src.octets());
+            h[16..].copy_from_slice(&dst.octets());
+            let sum = checksum::finish(checksum::sum(&h));
+            h[10..12].copy_from_slice(&sum.to_be_bytes());
+            out.extend_from_slice(&h);
             12..20
         }
         (src, dst) => {

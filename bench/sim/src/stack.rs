@@ -1,8 +1,9 @@
 //! A backend host's TCP/IP stack and its server applications: listeners with an accept queue, request sockets,
 //! connections, TIME_WAIT, UDP sockets. It says to the agent what Linux would say.
 
+use core::cmp::Reverse;
 use core::net::{IpAddr, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use jlb_role::Nanos;
 use jlb_wire::tcp_flags::{ACK, RST, SYN};
@@ -10,6 +11,7 @@ use jlb_wire::{FiveTuple, Packet, Protocol, transport_checksum_fits};
 use jlb_yann_core::{Listener, Sockets, TcpSocket};
 
 use crate::bytes::{Segment, tcp_packet, udp_packet};
+use crate::map::Map;
 use crate::random::Random;
 use crate::script::{Ending, Scripts};
 use crate::tcp::{Connection, End, Patience, State, reset_for};
@@ -38,6 +40,8 @@ struct Server {
     /// CLOSE was reported: what is left is not a socket that the kernel tells about.
     reported: bool,
     heard: Nanos,
+    /// Its earliest place in [`Stack::dues`]: not later than it is due.
+    noted: Option<Nanos>,
 }
 
 impl Server {
@@ -82,7 +86,9 @@ pub(crate) struct Output {
 pub(crate) struct Stack {
     listeners: BTreeMap<SocketAddr, Listen>,
     udp: BTreeSet<SocketAddr>,
-    connections: BTreeMap<FiveTuple, Server>,
+    connections: Map<FiveTuple, Server>,
+    /// When connections are due, or were before that was put off.
+    dues: BinaryHeap<Reverse<(Nanos, FiveTuple)>>,
     /// What is there again when the servers come back.
     stopped: (BTreeMap<SocketAddr, Accepting>, BTreeSet<SocketAddr>),
     random: Random,
@@ -100,7 +106,8 @@ impl Stack {
         Self {
             listeners: BTreeMap::new(),
             udp: BTreeSet::new(),
-            connections: BTreeMap::new(),
+            connections: Map::default(),
+            dues: BinaryHeap::new(),
             stopped: Default::default(),
             random,
             patience,
@@ -126,7 +133,8 @@ impl Stack {
 
     /// The server processes end: the kernel resets their connections and closes all sockets.
     pub(crate) fn stop(&mut self, now: Nanos, out: &mut Output) {
-        let tuples: Vec<FiveTuple> = self.connections.keys().copied().collect();
+        let mut tuples: Vec<FiveTuple> = self.connections.keys().copied().collect();
+        tuples.sort_unstable();
         for tuple in tuples {
             let Some(server) = self.connections.get_mut(&tuple) else { continue };
             if server.reported {
@@ -136,6 +144,7 @@ impl Stack {
             let mut replies = Vec::new();
             server.tcp.abort(&mut replies);
             self.settle(now, tuple, young, out);
+            self.note(tuple);
             send(tuple, &replies, out);
         }
         let listeners = std::mem::take(&mut self.listeners);
@@ -167,9 +176,37 @@ impl Stack {
         self.connections.values().filter(|s| !s.reported).count()
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Nanos> {
-        let connections = self.connections.values().filter_map(|s| s.due(self.patience.server));
-        connections.chain(self.listeners.values().filter_map(|l| l.next_accept)).min()
+    pub(crate) fn next_deadline(&mut self) -> Option<Nanos> {
+        let connection = self.next_due();
+        self.listeners.values().filter_map(|l| l.next_accept).chain(connection).min()
+    }
+
+    /// When the first connection is due.
+    fn next_due(&mut self) -> Option<Nanos> {
+        while let Some(&Reverse((at, tuple))) = self.dues.peek() {
+            let server = self.connections.get_mut(&tuple).filter(|s| s.noted == Some(at));
+            if let Some(server) = server {
+                let due = server.due(self.patience.server);
+                if due == Some(at) {
+                    return Some(at);
+                }
+                // It was put off.
+                server.noted = due;
+                self.dues.extend(due.map(|due| Reverse((due, tuple))));
+            }
+            self.dues.pop();
+        }
+        None
+    }
+
+    /// A connection may be due at another time now.
+    fn note(&mut self, tuple: FiveTuple) {
+        let Some(server) = self.connections.get_mut(&tuple) else { return };
+        let due = server.due(self.patience.server);
+        if let Some(at) = due.filter(|&at| server.noted.is_none_or(|noted| at < noted)) {
+            server.noted = due;
+            self.dues.push(Reverse((at, tuple)));
+        }
     }
 
     /// Takes an IP packet for a local address.
@@ -231,12 +268,14 @@ impl Stack {
                 let iss = self.random.next() as u32;
                 let tcp = Connection::answer(now, (iss, s.seq), self.patience, &mut replies);
                 listener.young += 1;
-                let server = Server { tcp, accepted: false, reported: false, heard: now };
+                let server =
+                    Server { tcp, accepted: false, reported: false, heard: now, noted: None };
                 self.connections.insert(tuple, server);
             }
         } else if s.flags & RST == 0 {
             replies.push(reset_for(s));
         }
+        self.note(tuple);
         send(tuple, &replies, out);
     }
 
@@ -286,6 +325,7 @@ impl Stack {
             self.connections.iter().filter(|(_, s)| s.due(patience).is_some_and(|at| at <= now));
         let mut busy = core::mem::take(&mut self.busy);
         busy.extend(due.map(|(tuple, _)| *tuple));
+        busy.sort_unstable();
         for &tuple in &busy {
             let Some(server) = self.connections.get_mut(&tuple) else { continue };
             let mut replies = Vec::new();
@@ -295,6 +335,7 @@ impl Stack {
                 server.tcp.abort(&mut replies);
             }
             self.settle(now, tuple, young, out);
+            self.note(tuple);
             send(tuple, &replies, out);
         }
         self.accept(now, &mut busy);
@@ -343,6 +384,7 @@ impl Stack {
                 tcp.close(now, &mut replies);
             }
             self.settle(now, tuple, false, out);
+            self.note(tuple);
             send(tuple, &replies, out);
         }
         self.busy = busy;

@@ -11,6 +11,7 @@ use jlb_yann_core::AgentEvent;
 use crate::backend::{Backend, Deeds};
 use crate::check::{Durable, Found, Opens, Order, Silence, Sticky};
 use crate::fabric::{Fabric, Faults};
+use crate::map::Map;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::random::Random;
@@ -171,9 +172,9 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     scripts: Scripts,
     /// Who has a five-tuple now.
-    current: BTreeMap<FiveTuple, usize>,
+    current: Map<FiveTuple, usize>,
     /// The last ISN of a five-tuple.
-    isns: BTreeMap<FiveTuple, u32>,
+    isns: Map<FiveTuple, u32>,
     /// By client: when its timer is due.
     timers: Vec<Option<Nanos>>,
     random: Random,
@@ -213,9 +214,9 @@ impl World {
             fate: Random::stream(seed, 4),
             fabric: Fabric::new(Random::stream(seed, 3), members),
             healed: false,
-            scripts: Scripts::new(),
-            current: BTreeMap::new(),
-            isns: BTreeMap::new(),
+            scripts: Scripts::default(),
+            current: Map::default(),
+            isns: Map::default(),
             timers: vec![None; plan.clients.len()],
             io: FakeIo::default(),
             deeds: Deeds::default(),

@@ -95,7 +95,7 @@ impl World {
         for (tuple, isn) in b.stack.gave_up.drain(..) {
             self.durable.gave_up(check::Life { tuple, isn });
         }
-        b.publish(now, &mut self.io);
+        let published = b.publish(now, &mut self.io);
         let next = b.stack.next_deadline().map(|at| at.max(now + Nanos(1_000)));
         if let Some(next) = next
             && b.stack_at.is_none_or(|at| next < at)
@@ -103,7 +103,9 @@ impl World {
             b.stack_at = Some(next);
             self.queue.push(next, Event::Stack { node });
         }
-        self.after_role(node, 0);
+        if published {
+            self.after_role(node, 0);
+        }
     }
 
     pub(super) fn check_delivered(&mut self, node: u16, inner: &[u8], met: Met) {

@@ -158,7 +158,10 @@ impl World {
         if matches!(self.nodes[usize::from(to)], Node::Backend(_)) {
             return self.backend_receives(to, packet);
         }
-        let worker = (rss(packet.bytes()) % u64::from(self.plan.workers)) as u8;
+        let worker = match u64::from(self.plan.workers) {
+            0 | 1 => 0,
+            workers => (rss(packet.bytes()) % workers) as u8,
+        };
         self.enqueue(to, worker, packet);
     }
 }
