@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use jlb_flow::PARTITIONS;
 use jlb_map::Snapshot;
-use jlb_role::{Collect, FakeIo, Nanos, Reason, Report, Role, Without};
+use jlb_role::{Collect, FakeBuf, FakeIo, Nanos, PacketBuf as _, Reason, Report, Role, Without};
 use jlb_wire::{BootId, MemberId, Packet};
 use jlb_yann_core::{
     Agent, AgentConfig, AgentEvent, DEFAULT_UDP_IDLE, Kernel, KernelLimits, SWEEP_INTERVAL,
@@ -38,6 +38,8 @@ pub(crate) struct Backend {
     id: MemberId,
     word: Arc<Word>,
     rules: Without,
+    /// Empty between two calls; here for its memory.
+    out: Output,
 }
 
 /// What a host did with a packet, or of its own.
@@ -45,8 +47,8 @@ pub(crate) struct Backend {
 pub(crate) struct Deeds {
     /// Packets that leave the host.
     pub(crate) sent: Vec<Vec<u8>>,
-    /// Packets for the daemon's socket.
-    pub(crate) passed: Vec<Vec<u8>>,
+    /// A packet for the daemon's socket.
+    pub(crate) passed: Option<FakeBuf>,
     /// Packets that the stack got, and what they met there.
     pub(crate) delivered: Vec<(Vec<u8>, Met)>,
     pub(crate) dropped: Vec<Reason>,
@@ -81,6 +83,7 @@ impl Backend {
             id,
             word,
             rules,
+            out: Output::default(),
         }
     }
 
@@ -107,10 +110,16 @@ impl Backend {
     }
 
     /// A packet from the wire.
-    pub(crate) fn receive(&mut self, now: Nanos, packet: &[u8], scripts: &Scripts, d: &mut Deeds) {
-        match self.kernel.ingress(now, packet, &self.stack) {
+    pub(crate) fn receive(
+        &mut self,
+        now: Nanos,
+        packet: FakeBuf,
+        scripts: &Scripts,
+        d: &mut Deeds,
+    ) {
+        match self.kernel.ingress(now, packet.bytes(), &self.stack) {
             Verdict::Deliver(inner) => self.deliver(now, inner, scripts, d),
-            Verdict::Pass => d.passed.push(packet.to_vec()),
+            Verdict::Pass => d.passed = Some(packet),
             Verdict::Send { packet, .. } => d.sent.push(packet),
             Verdict::Done => {}
             Verdict::Drop(why) => d.dropped.push(why),
@@ -118,24 +127,27 @@ impl Backend {
     }
 
     fn deliver(&mut self, now: Nanos, inner: Vec<u8>, scripts: &Scripts, d: &mut Deeds) {
-        let mut out = Output::default();
+        let mut out = core::mem::take(&mut self.out);
         let met = self.stack.deliver(now, &inner, scripts, &mut out);
         d.delivered.push((inner, met));
-        self.leave(now, out, d);
+        self.leave(now, &mut out, d);
+        self.out = out;
     }
 
     /// The server processes end: listeners, connections and UDP sockets go.
     pub(crate) fn stop_servers(&mut self, now: Nanos, d: &mut Deeds) {
-        let mut out = Output::default();
+        let mut out = core::mem::take(&mut self.out);
         self.stack.stop(now, &mut out);
-        self.leave(now, out, d);
+        self.leave(now, &mut out, d);
+        self.out = out;
     }
 
     /// Timers of the stack and of its applications.
     pub(crate) fn stack_tick(&mut self, now: Nanos, scripts: &Scripts, d: &mut Deeds) {
-        let mut out = Output::default();
+        let mut out = core::mem::take(&mut self.out);
         self.stack.tick(now, scripts, &mut out);
-        self.leave(now, out, d);
+        self.leave(now, &mut out, d);
+        self.out = out;
     }
 
     /// What the daemon does from time to time.
@@ -149,14 +161,14 @@ impl Backend {
     }
 
     /// What the stack says and sends, in that order of hooks: its events come from the same context as its packets.
-    fn leave(&mut self, now: Nanos, out: Output, d: &mut Deeds) {
-        for event in out.events {
+    fn leave(&mut self, now: Nanos, out: &mut Output, d: &mut Deeds) {
+        for event in out.events.drain(..) {
             match event {
                 SocketEvent::Established(tuple) => self.kernel.socket_established(&tuple),
                 SocketEvent::Closed(tuple) => self.kernel.socket_closed(now, &tuple),
             }
         }
-        for packet in out.packets {
+        for packet in out.packets.drain(..) {
             match self.kernel.egress(now, &packet) {
                 Verdict::Pass => d.sent.push(packet),
                 Verdict::Send { packet, .. } => d.sent.push(packet),
@@ -167,14 +179,17 @@ impl Backend {
         }
     }
 
-    /// Hands the kernel half's events to the user half.
-    pub(crate) fn publish(&mut self, now: Nanos, io: &mut FakeIo) {
+    /// Hands the kernel half's events to the user half. `false`: there were none.
+    pub(crate) fn publish(&mut self, now: Nanos, io: &mut FakeIo) -> bool {
         if self.daemon != Life::Up {
-            return;
+            return false;
         }
+        let mut any = false;
         while let Some(event) = self.kernel.pop_event() {
             self.agent.role.event(now, AgentEvent::Kernel(event), io);
+            any = true;
         }
+        any
     }
 
     /// What the daemon does with the user half's reports. What it is to collect is given back.

@@ -14,64 +14,71 @@ pub(crate) struct Segment {
 }
 
 pub(crate) fn tcp_packet(src: SocketAddr, dst: SocketAddr, s: &Segment) -> Vec<u8> {
-    let mut l4 = Vec::with_capacity(20 + s.payload.len());
-    l4.extend(src.port().to_be_bytes());
-    l4.extend(dst.port().to_be_bytes());
-    l4.extend(s.seq.to_be_bytes());
-    l4.extend(s.ack.to_be_bytes());
-    l4.extend([5 << 4, s.flags, 0xff, 0xff, 0, 0, 0, 0]);
-    l4.extend(&s.payload);
-    ip_packet(src.ip(), dst.ip(), Protocol::Tcp, &mut l4, 16)
+    let len = 20 + s.payload.len();
+    ip_packet(src.ip(), dst.ip(), (Protocol::Tcp, len, 16), |out| {
+        let mut h = [0; 20];
+        h[..2].copy_from_slice(&src.port().to_be_bytes());
+        h[2..4].copy_from_slice(&dst.port().to_be_bytes());
+        h[4..8].copy_from_slice(&s.seq.to_be_bytes());
+        h[8..12].copy_from_slice(&s.ack.to_be_bytes());
+        h[12..16].copy_from_slice(&[5 << 4, s.flags, 0xff, 0xff]);
+        out.extend_from_slice(&h);
+        out.extend_from_slice(&s.payload);
+    })
 }
 
 pub(crate) fn udp_packet(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    let mut l4 = Vec::with_capacity(8 + payload.len());
-    l4.extend(src.port().to_be_bytes());
-    l4.extend(dst.port().to_be_bytes());
-    l4.extend((8 + payload.len() as u16).to_be_bytes());
-    l4.extend([0, 0]);
-    l4.extend(payload);
-    ip_packet(src.ip(), dst.ip(), Protocol::Udp, &mut l4, 6)
+    let len = 8 + payload.len();
+    ip_packet(src.ip(), dst.ip(), (Protocol::Udp, len, 6), |out| {
+        out.extend(src.port().to_be_bytes());
+        out.extend(dst.port().to_be_bytes());
+        out.extend((len as u16).to_be_bytes());
+        out.extend([0, 0]);
+        out.extend(payload);
+    })
 }
 
-/// Puts an IP header before `l4` and the transport checksum at `checksum_at` in it. Both addresses are of one family:
-/// the five-tuple that they come from sees to that.
+/// An IP header, then the `len` bytes that `write` adds, with the transport checksum at `checksum_at` in them. Both addresses
+/// are of one family: the five-tuple that they come from sees to that.
 fn ip_packet(
     src: IpAddr,
     dst: IpAddr,
-    protocol: Protocol,
-    l4: &mut [u8],
-    checksum_at: usize,
+    (protocol, len, checksum_at): (Protocol, usize, usize),
+    write: impl FnOnce(&mut Vec<u8>),
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(40 + l4.len());
+    let mut out = Vec::with_capacity(40 + len);
     let addresses = match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            out.extend([0x45, 0]);
-            out.extend((20 + l4.len() as u16).to_be_bytes());
-            out.extend([0, 0, 0x40, 0, 64, protocol as u8, 0, 0]);
-            out.extend(src.octets());
-            out.extend(dst.octets());
-            let sum = checksum::finish(checksum::sum(&out));
-            out[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut h = [0; 20];
+            h[0] = 0x45;
+            h[2..4].copy_from_slice(&(20 + len as u16).to_be_bytes());
+            h[6] = 0x40;
+            (h[8], h[9]) = (64, protocol as u8);
+            h[12..16].copy_from_slice(&src.octets());
+            h[16..].copy_from_slice(&dst.octets());
+            let sum = checksum::finish(checksum::sum(&h));
+            h[10..12].copy_from_slice(&sum.to_be_bytes());
+            out.extend_from_slice(&h);
             12..20
         }
         (src, dst) => {
             out.extend([0x60, 0, 0, 0]);
-            out.extend((l4.len() as u16).to_be_bytes());
+            out.extend((len as u16).to_be_bytes());
             out.extend([protocol as u8, 64]);
             out.extend(v6(src));
             out.extend(v6(dst));
             8..40
         }
     };
-    let pseudo = checksum::pseudo_header(&out[addresses], l4.len(), protocol as u8);
-    let sum = match checksum::finish(pseudo + checksum::sum(l4)) {
+    let l4 = out.len();
+    write(&mut out);
+    let pseudo = checksum::pseudo_header(&out[addresses], len, protocol as u8);
+    let sum = match checksum::finish(pseudo + checksum::sum(&out[l4..])) {
         // 0 would mean "no checksum" for UDP (RFC 768).
         0 if protocol == Protocol::Udp => 0xffff,
         sum => sum,
     };
-    l4[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
-    out.extend(&*l4);
+    out[l4 + checksum_at..][..2].copy_from_slice(&sum.to_be_bytes());
     out
 }
 

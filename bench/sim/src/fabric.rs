@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use jlb_role::Nanos;
 
 use crate::random::Random;
@@ -54,7 +52,7 @@ impl Faults {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Link {
     under_way: u32,
     last_arrival: Nanos,
@@ -66,30 +64,40 @@ pub(crate) type Copies = [Option<Nanos>; 2];
 /// All links between all places.
 #[derive(Debug)]
 pub(crate) struct Fabric {
-    links: BTreeMap<(u16, u16), Link>,
+    /// From each place to each, row by row. The last place is the clients'.
+    links: Vec<Link>,
+    places: usize,
     random: Random,
 }
 
 impl Fabric {
-    pub(crate) fn new(random: Random) -> Self {
-        Self { links: BTreeMap::new(), random }
+    /// Between so many members, and the clients.
+    pub(crate) fn new(random: Random, members: usize) -> Self {
+        let places = members + 1;
+        Self { links: vec![Link::default(); places * places], places, random }
+    }
+
+    fn place(&self, (from, to): (u16, u16)) -> usize {
+        let place = |place: u16| usize::from(place).min(self.places - 1);
+        place(from) * self.places + place(to)
     }
 
     /// `bad` is further loss on this link alone.
     pub(crate) fn send(
         &mut self,
         now: Nanos,
-        (from, to): (u16, u16),
+        link: (u16, u16),
         (kind, bad): (PacketKind, u32),
         faults: &Faults,
     ) -> Copies {
+        let place = self.place(link);
         let r = &mut self.random;
         let k = kind as usize;
         if r.ppm(faults.loss) || r.ppm(faults.loss_of[k]) || r.ppm(bad) {
             return [None; 2];
         }
         let copies = if r.ppm(faults.duplicate) { 2 } else { 1 };
-        let link = self.links.entry((from, to)).or_default();
+        let link = &mut self.links[place];
         let mut arrivals = [None; 2];
         for arrival in arrivals.iter_mut().take(copies) {
             if link.under_way >= faults.queue {
@@ -109,8 +117,7 @@ impl Fabric {
     }
 
     pub(crate) fn arrived(&mut self, link: (u16, u16)) {
-        if let Some(link) = self.links.get_mut(&link) {
-            link.under_way -= 1;
-        }
+        let place = self.place(link);
+        self.links[place].under_way -= 1;
     }
 }

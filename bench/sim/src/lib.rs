@@ -24,6 +24,7 @@ mod canaries;
 mod check;
 mod client;
 mod fabric;
+mod map;
 mod plan;
 mod queue;
 mod random;

@@ -1,7 +1,7 @@
-use std::collections::BTreeMap;
-
 use jlb_role::Nanos;
 use jlb_wire::FiveTuple;
+
+use crate::map::Map;
 
 /// Who ends a TCP connection, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,4 +31,4 @@ pub(crate) struct Script {
 }
 
 /// What a server knows about its callers. The script is not carried in the bytes: client and server are fixtures.
-pub(crate) type Scripts = BTreeMap<(FiveTuple, u32), Script>;
+pub(crate) type Scripts = Map<(FiveTuple, u32), Script>;

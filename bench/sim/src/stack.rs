@@ -1,8 +1,9 @@
 //! A backend host's TCP/IP stack and its server applications: listeners with an accept queue, request sockets,
 //! connections, TIME_WAIT, UDP sockets. It says to the agent what Linux would say.
 
+use core::cmp::Reverse;
 use core::net::{IpAddr, SocketAddr};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use jlb_role::Nanos;
 use jlb_wire::tcp_flags::{ACK, RST, SYN};
@@ -10,6 +11,7 @@ use jlb_wire::{FiveTuple, Packet, Protocol, transport_checksum_fits};
 use jlb_yann_core::{Listener, Sockets, TcpSocket};
 
 use crate::bytes::{Segment, tcp_packet, udp_packet};
+use crate::map::Map;
 use crate::random::Random;
 use crate::script::{Ending, Scripts};
 use crate::tcp::{Connection, End, Patience, State, reset_for};
@@ -38,6 +40,8 @@ struct Server {
     /// CLOSE was reported: what is left is not a socket that the kernel tells about.
     reported: bool,
     heard: Nanos,
+    /// Its earliest place in [`Stack::dues`]: not later than it is due.
+    noted: Option<Nanos>,
 }
 
 impl Server {
@@ -82,11 +86,15 @@ pub(crate) struct Output {
 pub(crate) struct Stack {
     listeners: BTreeMap<SocketAddr, Listen>,
     udp: BTreeSet<SocketAddr>,
-    connections: BTreeMap<FiveTuple, Server>,
+    connections: Map<FiveTuple, Server>,
+    /// When connections are due, or were before that was put off.
+    dues: BinaryHeap<Reverse<(Nanos, FiveTuple)>>,
     /// What is there again when the servers come back.
     stopped: (BTreeMap<SocketAddr, Accepting>, BTreeSet<SocketAddr>),
     random: Random,
     patience: Patience,
+    /// Connections whose server's turn it is. Empty between two calls; here for its memory.
+    busy: Vec<FiveTuple>,
     /// Connections that the server's side ended, by five-tuple and ISN: it lost its patience, or its process.
     pub(crate) gave_up: Vec<(FiveTuple, u32)>,
     /// A connection received bytes that its client did not send.
@@ -98,10 +106,12 @@ impl Stack {
         Self {
             listeners: BTreeMap::new(),
             udp: BTreeSet::new(),
-            connections: BTreeMap::new(),
+            connections: Map::default(),
+            dues: BinaryHeap::new(),
             stopped: Default::default(),
             random,
             patience,
+            busy: Vec::new(),
             gave_up: Vec::new(),
             corrupt: None,
         }
@@ -123,7 +133,8 @@ impl Stack {
 
     /// The server processes end: the kernel resets their connections and closes all sockets.
     pub(crate) fn stop(&mut self, now: Nanos, out: &mut Output) {
-        let tuples: Vec<FiveTuple> = self.connections.keys().copied().collect();
+        let mut tuples: Vec<FiveTuple> = self.connections.keys().copied().collect();
+        tuples.sort_unstable();
         for tuple in tuples {
             let Some(server) = self.connections.get_mut(&tuple) else { continue };
             if server.reported {
@@ -133,6 +144,7 @@ impl Stack {
             let mut replies = Vec::new();
             server.tcp.abort(&mut replies);
             self.settle(now, tuple, young, out);
+            self.note(tuple);
             send(tuple, &replies, out);
         }
         let listeners = std::mem::take(&mut self.listeners);
@@ -164,9 +176,37 @@ impl Stack {
         self.connections.values().filter(|s| !s.reported).count()
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Nanos> {
-        let connections = self.connections.values().filter_map(|s| s.due(self.patience.server));
-        connections.chain(self.listeners.values().filter_map(|l| l.next_accept)).min()
+    pub(crate) fn next_deadline(&mut self) -> Option<Nanos> {
+        let connection = self.next_due();
+        self.listeners.values().filter_map(|l| l.next_accept).chain(connection).min()
+    }
+
+    /// When the first connection is due.
+    fn next_due(&mut self) -> Option<Nanos> {
+        while let Some(&Reverse((at, tuple))) = self.dues.peek() {
+            let server = self.connections.get_mut(&tuple).filter(|s| s.noted == Some(at));
+            if let Some(server) = server {
+                let due = server.due(self.patience.server);
+                if due == Some(at) {
+                    return Some(at);
+                }
+                // It was put off.
+                server.noted = due;
+                self.dues.extend(due.map(|due| Reverse((due, tuple))));
+            }
+            self.dues.pop();
+        }
+        None
+    }
+
+    /// A connection may be due at another time now.
+    fn note(&mut self, tuple: FiveTuple) {
+        let Some(server) = self.connections.get_mut(&tuple) else { return };
+        let due = server.due(self.patience.server);
+        if let Some(at) = due.filter(|&at| server.noted.is_none_or(|noted| at < noted)) {
+            server.noted = due;
+            self.dues.push(Reverse((at, tuple)));
+        }
     }
 
     /// Takes an IP packet for a local address.
@@ -192,9 +232,10 @@ impl Stack {
         };
         self.deliver_tcp(now, packet.tuple, &segment, out);
         // Whoever else has something to do has a timer.
-        let mut busy = self.accept(now);
-        busy.insert(packet.tuple);
-        self.run_applications(now, &busy, scripts, out);
+        let mut busy = core::mem::take(&mut self.busy);
+        self.accept(now, &mut busy);
+        busy.push(packet.tuple);
+        self.run_applications(now, busy, scripts, out);
         met
     }
 
@@ -227,12 +268,14 @@ impl Stack {
                 let iss = self.random.next() as u32;
                 let tcp = Connection::answer(now, (iss, s.seq), self.patience, &mut replies);
                 listener.young += 1;
-                let server = Server { tcp, accepted: false, reported: false, heard: now };
+                let server =
+                    Server { tcp, accepted: false, reported: false, heard: now, noted: None };
                 self.connections.insert(tuple, server);
             }
         } else if s.flags & RST == 0 {
             replies.push(reset_for(s));
         }
+        self.note(tuple);
         send(tuple, &replies, out);
     }
 
@@ -280,8 +323,10 @@ impl Stack {
         let patience = self.patience.server;
         let due =
             self.connections.iter().filter(|(_, s)| s.due(patience).is_some_and(|at| at <= now));
-        let due: BTreeSet<FiveTuple> = due.map(|(tuple, _)| *tuple).collect();
-        for &tuple in &due {
+        let mut busy = core::mem::take(&mut self.busy);
+        busy.extend(due.map(|(tuple, _)| *tuple));
+        busy.sort_unstable();
+        for &tuple in &busy {
             let Some(server) = self.connections.get_mut(&tuple) else { continue };
             let mut replies = Vec::new();
             let young = server.tcp.state == State::SynReceived;
@@ -290,16 +335,15 @@ impl Stack {
                 server.tcp.abort(&mut replies);
             }
             self.settle(now, tuple, young, out);
+            self.note(tuple);
             send(tuple, &replies, out);
         }
-        let mut busy = self.accept(now);
-        busy.extend(due);
-        self.run_applications(now, &busy, scripts, out);
+        self.accept(now, &mut busy);
+        self.run_applications(now, busy, scripts, out);
     }
 
     /// Servers take connections off their queues, as far as it is time.
-    fn accept(&mut self, now: Nanos) -> BTreeSet<FiveTuple> {
-        let mut accepted = BTreeSet::new();
+    fn accept(&mut self, now: Nanos, accepted: &mut Vec<FiveTuple>) {
         for listener in self.listeners.values_mut() {
             while listener.next_accept.is_some_and(|due| due <= now) {
                 let due = now + listener.accepting.every;
@@ -307,23 +351,24 @@ impl Stack {
                     && let Some(server) = self.connections.get_mut(&tuple)
                 {
                     server.accepted = true;
-                    accepted.insert(tuple);
+                    accepted.push(tuple);
                 }
                 listener.next_accept = (!listener.queue.is_empty()).then_some(due);
             }
         }
-        accepted
     }
 
     /// The servers of these connections, if they have accepted them, look what there is to say.
     fn run_applications(
         &mut self,
         now: Nanos,
-        busy: &BTreeSet<FiveTuple>,
+        mut busy: Vec<FiveTuple>,
         scripts: &Scripts,
         out: &mut Output,
     ) {
-        for &tuple in busy {
+        busy.sort_unstable();
+        busy.dedup();
+        for tuple in busy.drain(..) {
             let server = self.connections.get_mut(&tuple).filter(|s| s.accepted);
             let Some(server) = server else { continue };
             let tcp = &mut server.tcp;
@@ -339,8 +384,10 @@ impl Stack {
                 tcp.close(now, &mut replies);
             }
             self.settle(now, tuple, false, out);
+            self.note(tuple);
             send(tuple, &replies, out);
         }
+        self.busy = busy;
     }
 }
 

@@ -48,16 +48,16 @@ impl Trace {
     }
 }
 
-const fn mix(hash: u64, word: u64) -> u64 {
+pub(crate) const fn mix(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(23) ^ word).wrapping_mul(0x9fb2_1c65_1e98_df25)
 }
 
 /// A hash of bytes, the same on every machine.
 pub(crate) fn hash_of(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(8);
+    let (words, rest) = bytes.as_chunks();
     let mut hash = bytes.len() as u64;
-    for word in words.by_ref() {
-        hash = mix(hash, word.iter().fold(0, |n, &b| (n << 8) | u64::from(b)));
+    for word in words {
+        hash = mix(hash, u64::from_be_bytes(*word));
     }
-    mix(hash, words.remainder().iter().fold(1, |n, &b| (n << 8) | u64::from(b)))
+    mix(hash, rest.iter().fold(1, |n, &b| (n << 8) | u64::from(b)))
 }

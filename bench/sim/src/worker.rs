@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use jlb_role::{BURST, Burst, FakeBuf, FakeIo, Nanos, Role};
+use jlb_role::{Burst, FakeBuf, FakeIo, Nanos, Role};
 
 /// Packets that wait for a worker's next poll at most: a NIC's queue.
 pub(crate) const RX_QUEUE: usize = 512;
@@ -44,7 +44,11 @@ impl<R: Role<FakeBuf>> Worker<R> {
     /// Takes one burst. Gives whether the role left it empty, as it must.
     pub(crate) fn poll(&mut self, now: Nanos, io: &mut FakeIo) -> bool {
         let mut burst: Burst<FakeBuf> = Burst::new();
-        burst.extend(self.rx.drain(..self.rx.len().min(BURST)));
+        while !burst.is_full()
+            && let Some(buf) = self.rx.pop_front()
+        {
+            burst.push(buf);
+        }
         self.role.rx(now, &mut burst, io);
         burst.is_empty()
     }

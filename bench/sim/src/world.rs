@@ -8,9 +8,10 @@ use jlb_role::{Collect, FakeBuf, FakeIo, Nanos, Rule, Without, WorkerId};
 use jlb_wire::{BootId, FiveTuple, MemberId, Protocol};
 use jlb_yann_core::AgentEvent;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Deeds};
 use crate::check::{Durable, Found, Opens, Order, Silence, Sticky};
 use crate::fabric::{Fabric, Faults};
+use crate::map::Map;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::random::Random;
@@ -171,15 +172,16 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     scripts: Scripts,
     /// Who has a five-tuple now.
-    current: BTreeMap<FiveTuple, usize>,
+    current: Map<FiveTuple, usize>,
     /// The last ISN of a five-tuple.
-    isns: BTreeMap<FiveTuple, u32>,
+    isns: Map<FiveTuple, u32>,
     /// By client: when its timer is due.
     timers: Vec<Option<Nanos>>,
     random: Random,
     /// For what the faults draw.
     fate: Random,
     io: FakeIo,
+    deeds: Deeds,
 }
 
 impl World {
@@ -189,7 +191,10 @@ impl World {
         without: Option<Rule>,
         trace: Trace,
     ) -> Result<Self, Failure> {
+        // Also what buffers hold beyond their packets depends on this run alone.
+        FakeBuf::forget_used();
         let mut random = Random::stream(seed, 2);
+        let members = plan.snapshot.members().len();
         let mut world = Self {
             now: Nanos::ZERO,
             queue: Queue::new(),
@@ -200,20 +205,21 @@ impl World {
             trace,
             sticky: Sticky::default(),
             durable: Durable::default(),
-            silence: Silence::default(),
+            silence: Silence::new(members, plan.workers),
             order: Order::default(),
             cuts: BTreeMap::new(),
             hops: Vec::new(),
             rules: Without(without),
             agree: plan.ecmp_seed.is_multiple_of(4),
             fate: Random::stream(seed, 4),
-            fabric: Fabric::new(Random::stream(seed, 3)),
+            fabric: Fabric::new(Random::stream(seed, 3), members),
             healed: false,
-            scripts: Scripts::new(),
-            current: BTreeMap::new(),
-            isns: BTreeMap::new(),
+            scripts: Scripts::default(),
+            current: Map::default(),
+            isns: Map::default(),
             timers: vec![None; plan.clients.len()],
             io: FakeIo::default(),
+            deeds: Deeds::default(),
             random: random.clone(),
             plan,
         };

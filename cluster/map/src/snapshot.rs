@@ -1,3 +1,4 @@
+use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -17,9 +18,9 @@ pub struct Snapshot {
     digest: Digest,
     /// Position in `spec.members` by member id.
     positions: Box<[Option<u16>]>,
-    by_address: HashMap<IpAddr, u16, ahash::RandomState>,
+    by_address: HashMap<Address, u16, ahash::RandomState>,
     by_vip: HashMap<(IpAddr, u16, Protocol), ServiceId, ahash::RandomState>,
-    vips: HashMap<IpAddr, (), ahash::RandomState>,
+    vips: HashMap<Address, (), ahash::RandomState>,
     by_role: [Box<[MemberId]>; MemberRole::ALL.len()],
     trios: Box<[Trio]>,
     /// By service; of those whose policy asks for it.
@@ -41,13 +42,13 @@ impl Snapshot {
         let mut by_address = HashMap::with_hasher(hasher());
         for (position, m) in (0..).zip(&spec.members) {
             positions[m.id.index()] = Some(position);
-            by_address.extend(m.addresses.iter().map(|a| (a, position)));
+            by_address.extend(m.addresses.iter().map(|a| (Address::of(a), position)));
         }
         let mut by_vip = HashMap::with_hasher(hasher());
         let mut vips = HashMap::with_hasher(hasher());
         for (id, s) in (0..).map(ServiceId).zip(&spec.services) {
             by_vip.extend(s.vips.iter().map(|&vip| ((vip, s.port, s.protocol), id)));
-            vips.extend(s.vips.iter().map(|&vip| (vip, ())));
+            vips.extend(s.vips.iter().map(|&vip| (Address::of(vip), ())));
         }
         let by_role = MemberRole::ALL.map(|role| {
             let mut ids: Vec<_> =
@@ -157,7 +158,7 @@ impl Snapshot {
     /// A member by one of its underlay addresses.
     #[must_use]
     pub fn member_by_address(&self, address: IpAddr) -> Option<&Member> {
-        self.by_address.get(&address).map(|&p| &self.spec.members[usize::from(p)])
+        self.by_address.get(&Address::of(address)).map(|&p| &self.spec.members[usize::from(p)])
     }
 
     /// A member by name. Not for the packet path: it walks the list.
@@ -193,7 +194,7 @@ impl Snapshot {
     /// Whether an address is a VIP of any service.
     #[must_use]
     pub fn is_vip(&self, ip: IpAddr) -> bool {
-        self.vips.contains_key(&ip)
+        self.vips.contains_key(&Address::of(ip))
     }
 
     /// The trackers that own a partition.
@@ -237,6 +238,29 @@ impl Snapshot {
 
     pub(crate) fn spec(&self) -> &Spec {
         &self.spec
+    }
+}
+
+/// An address as a key that takes one step to hash, not one for each of an `IpAddr`'s parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Address {
+    bits: u128,
+    v6: bool,
+}
+
+impl Address {
+    const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self { bits: ip.to_bits() as u128, v6: false },
+            IpAddr::V6(ip) => Self { bits: ip.to_bits(), v6: true },
+        }
+    }
+}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The families seldom have the same bits, and then they share a place.
+        state.write_u128(self.bits);
     }
 }
 

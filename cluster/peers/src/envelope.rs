@@ -56,6 +56,19 @@ impl Envelope {
     /// Under which reason to drop it.
     pub fn open(bytes: &[u8], me: MemberId, snapshot: &Snapshot) -> Result<Self, Reason> {
         let outer = Outer::parse(bytes, snapshot.geneve_port()).map_err(geneve_reason)?;
+        Self::within(outer, bytes, me, snapshot)
+    }
+
+    /// As [`Self::open`], of a packet whose outer header was parsed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn within(
+        outer: Outer,
+        bytes: &[u8],
+        me: MemberId,
+        snapshot: &Snapshot,
+    ) -> Result<Self, Reason> {
         let ours = snapshot.member(me).ok_or(Reason::NotReady)?;
         if !ours.addresses.iter().any(|a| a == outer.dst) {
             return Err(Reason::NotForUs);

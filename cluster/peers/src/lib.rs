@@ -33,3 +33,4 @@ pub use peers::{
 pub use random::Random;
 pub use reasons::{body_reason, control_reason, geneve_reason, packet_reason};
 pub use send::{OUTER_ROOM, buffer_with};
+pub use window::clear_bits;

@@ -13,7 +13,7 @@ use jlb_wire::{
 };
 
 use crate::peer::{Peer, Standing};
-use crate::send::{buffer_with, wrap};
+use crate::send::{buffer_for, wrap};
 use crate::{Carried, Envelope, Messages, Random, body_reason};
 
 /// How often ingress hosts and trackers are asked by each other: 3 × 20 ms, since below 3 × 10 ms the scheduler alone
@@ -80,6 +80,8 @@ pub struct Peers {
     wanted: VecDeque<MemberId>,
     /// Whose state changed since it was reported.
     news: VecDeque<MemberId>,
+    /// All whom we ask were heard then, or became known, or later.
+    all_heard_since: Nanos,
     nonces: Random,
     sequence: u64,
     leaving: bool,
@@ -101,6 +103,7 @@ impl Peers {
             turns: Default::default(),
             wanted: VecDeque::new(),
             news: VecDeque::new(),
+            all_heard_since: now,
             nonces: Random::new(config.seed),
             sequence: u64::from(config.worker.0) << 56,
             leaving: false,
@@ -633,7 +636,7 @@ impl Peers {
         io: &mut impl Io<B>,
     ) {
         let probe = self.probe(worker);
-        if self.role != MemberRole::Backend {
+        if self.role != MemberRole::Backend && self.may_be_silent(now) {
             let silent: Vec<_> = self.silent(now).take(Probe::MAX_SILENT).collect();
             let mut payload = [0; MAX_BODY_PAYLOAD];
             let len = probe.emit_with(&silent, &mut payload);
@@ -641,6 +644,16 @@ impl Peers {
         } else {
             self.send_probe(to, nonce, body_flags::ANSWER, &probe.emit(), io);
         }
+    }
+
+    /// `false` when [`Self::silent`] names nobody: mostly known without looking at each.
+    fn may_be_silent(&mut self, now: Nanos) -> bool {
+        if now.since(self.all_heard_since) <= DEAD_AFTER {
+            return false;
+        }
+        let peers = self.peers.iter().flatten();
+        self.all_heard_since = peers.map(|p| p.silent_since).min().unwrap_or(now);
+        now.since(self.all_heard_since) > DEAD_AFTER
     }
 
     fn probe(&self, worker: u8) -> Probe {
@@ -687,12 +700,10 @@ impl Peers {
             sequence: self.next_sequence(),
             nonce,
         };
-        let mut bytes = [0; Body::len_with(MAX_BODY_PAYLOAD)];
-        let bytes = &mut bytes[..Body::len_with(payload.len())];
-        if body.emit(payload, &self.snapshot.keys().mac_keys, bytes).is_err() {
+        let Some(mut buf) = buffer_for(io, Body::len_with(payload.len())) else { return };
+        if body.emit(payload, &self.snapshot.keys().mac_keys, buf.bytes_mut()).is_err() {
             return;
         }
-        let Some(mut buf) = buffer_with(io, bytes) else { return };
         let ends = (self.config.id, to);
         match wrap(&mut buf, &self.snapshot, ends, Payload::Body, nonce, 0) {
             Ok(()) => {

@@ -15,8 +15,15 @@ pub const OUTER_ROOM: usize = OVERHEAD_V6 + CONTROL_OPTION_LEN;
 /// A new buffer that holds `packet` and has [`OUTER_ROOM`] in front of it. `None` when the pool is empty or the packet
 /// too long for a buffer.
 pub fn buffer_with<B: PacketBuf>(io: &mut impl Io<B>, packet: &[u8]) -> Option<B> {
+    let mut buf = buffer_for(io, packet.len())?;
+    buf.bytes_mut().copy_from_slice(packet);
+    Some(buf)
+}
+
+/// The same with `len` bytes that are still to be written.
+pub(crate) fn buffer_for<B: PacketBuf>(io: &mut impl Io<B>, len: usize) -> Option<B> {
     let mut buf = io.alloc()?;
-    buf.append(OUTER_ROOM + packet.len()).ok()?[OUTER_ROOM..].copy_from_slice(packet);
+    buf.append(OUTER_ROOM + len).ok()?;
     buf.trim_front(OUTER_ROOM).ok()?;
     Some(buf)
 }

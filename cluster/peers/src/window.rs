@@ -28,13 +28,13 @@ impl Window {
             if ahead >= WINDOW {
                 self.seen = [0; WORDS];
             } else {
-                (self.highest + 1..=sequence).for_each(|n| self.set(n, false));
+                clear_bits(&mut self.seen, self.highest + 1, sequence);
             }
             self.highest = sequence;
         } else if self.highest - sequence >= WINDOW || self.has(sequence) {
             return Err(Reason::Replayed);
         }
-        self.set(sequence, true);
+        self.seen[Self::word(sequence)] |= 1 << (sequence % 64);
         Ok(())
     }
 
@@ -42,14 +42,23 @@ impl Window {
         self.seen[Self::word(n)] & 1 << (n % 64) != 0
     }
 
-    const fn set(&mut self, n: u64, seen: bool) {
-        let bit = 1 << (n % 64);
-        let word = &mut self.seen[Self::word(n)];
-        *word = if seen { *word | bit } else { *word & !bit };
-    }
-
     const fn word(n: u64) -> usize {
         (n % WINDOW / 64) as usize
+    }
+}
+
+/// Clears the bits of the numbers from `first` to `last`, fewer than the ring has bits, word by word: number `n` has bit `n % 64`
+/// of word `n / 64`, and round again.
+pub const fn clear_bits<const WORDS: usize>(ring: &mut [u64; WORDS], first: u64, last: u64) {
+    let mut n = first;
+    while n <= last {
+        let end = if n / 64 == last / 64 { last } else { n | 63 };
+        let bits = u64::MAX << (n % 64) & u64::MAX >> (63 - end % 64);
+        ring[(n / 64 % WORDS as u64) as usize] &= !bits;
+        if end == u64::MAX {
+            return;
+        }
+        n = end + 1;
     }
 }
 

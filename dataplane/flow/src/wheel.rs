@@ -215,6 +215,10 @@ impl<T> Wheel<T> {
         if let Some(place) = self.cascade {
             return Some((place, self.tick));
         }
+        // Mostly there is none where little happens; the levels are a cache line each.
+        if self.len == 0 {
+            return None;
+        }
         let (n, level) = self.levels.iter().enumerate().find(|(_, level)| level.used != 0)?;
         let slot = level.used.trailing_zeros();
         let shift = n as u32 * SLOT_BITS;

@@ -1,11 +1,22 @@
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use crate::{
     BUFFER_HEADROOM, BUFFER_ROOM, Io, NoRoom, PacketBuf, Reason, Report, UnderlayDst, WorkerId,
 };
 
+thread_local! {
+    /// Memory of buffers that went out of scope, for those to come: an mbuf goes back to its pool then.
+    static USED: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Buffers of which a thread keeps the memory: 8 MiB.
+const USED_MOST: usize = 4096;
+
 /// The one test double: a packet buffer on the heap, held to the same [`crate::conformance`] suite as the mbuf.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// What a buffer held is still in its memory when another one is made of it, as with an mbuf.
+#[derive(Clone, Debug)]
 pub struct FakeBuf {
     room: Box<[u8]>,
     start: usize,
@@ -19,7 +30,9 @@ impl FakeBuf {
     /// An empty buffer, as [`Io::alloc`] gives it.
     #[must_use]
     pub fn new() -> Self {
-        Self { room: vec![0; START + BUFFER_ROOM].into(), start: START, end: START }
+        let used = USED.with(|used| used.borrow_mut().pop());
+        let room = used.unwrap_or_else(|| vec![0; START + BUFFER_ROOM].into());
+        Self { room, start: START, end: START }
     }
 
     /// A buffer that holds `packet`.
@@ -28,22 +41,40 @@ impl FakeBuf {
     /// When the packet is longer than [`BUFFER_ROOM`].
     #[must_use]
     pub fn holding(packet: &[u8]) -> Self {
-        Self::new().filled(packet)
+        let mut buf = Self::new();
+        buf.end += packet.len();
+        buf.bytes_mut().copy_from_slice(packet);
+        buf
     }
 
-    /// The same buffer, but with `packet` in it, where a new one would have it. What else it held is still there, as in an
-    /// mbuf that was used before.
-    ///
-    /// # Panics
-    /// As [`Self::holding`].
-    #[must_use]
-    pub fn filled(mut self, packet: &[u8]) -> Self {
-        self.start = START;
-        self.end = START + packet.len();
-        self.bytes_mut().copy_from_slice(packet);
-        self
+    /// Has this thread make its next buffers of fresh memory: what they hold beyond their packets then depends on nothing
+    /// that went before.
+    pub fn forget_used() {
+        USED.with(|used| used.borrow_mut().clear());
     }
 }
+
+impl Drop for FakeBuf {
+    fn drop(&mut self) {
+        let room = core::mem::take(&mut self.room);
+        // A thread that ends has no list any more: then it is just freed.
+        let _ = USED.try_with(|used| {
+            let mut used = used.borrow_mut();
+            if used.len() < USED_MOST {
+                used.push(room);
+            }
+        });
+    }
+}
+
+/// Equal when they hold the same packet.
+impl PartialEq for FakeBuf {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for FakeBuf {}
 
 impl Default for FakeBuf {
     fn default() -> Self {
@@ -100,23 +131,11 @@ pub struct FakeIo {
     pub reports: VecDeque<Report>,
     /// When true, `alloc` fails: an empty mempool.
     pub exhausted: bool,
-    /// Buffers that were used before and are taken first. Whoever puts none here gets new ones.
-    pub spare: Vec<FakeBuf>,
-}
-
-impl FakeIo {
-    /// A buffer that holds `packet`: a spare one if there is one.
-    ///
-    /// # Panics
-    /// As [`FakeBuf::holding`].
-    pub fn holding(&mut self, packet: &[u8]) -> FakeBuf {
-        self.spare.pop().unwrap_or_default().filled(packet)
-    }
 }
 
 impl Io<FakeBuf> for FakeIo {
     fn alloc(&mut self) -> Option<FakeBuf> {
-        (!self.exhausted).then(|| self.holding(&[]))
+        (!self.exhausted).then(FakeBuf::new)
     }
     fn send(&mut self, b: FakeBuf, to: UnderlayDst) {
         self.sent.push_back((b, to));
@@ -139,5 +158,20 @@ mod tests {
     #[test]
     fn fake_buffer_conforms() {
         crate::conformance(FakeBuf::new);
+    }
+
+    #[test]
+    fn memory_is_used_again_until_it_is_forgotten() {
+        FakeBuf::forget_used();
+        let place = |buf: &FakeBuf| buf.room.as_ptr();
+        let first = FakeBuf::holding(b"first");
+        let memory = place(&first);
+        drop(first);
+        let mut second = FakeBuf::holding(b"2nd");
+        assert_eq!((place(&second), second.bytes()), (memory, &b"2nd"[..]));
+        assert_eq!(second.append(2).unwrap(), b"st", "as undefined as in an mbuf");
+        drop(second);
+        FakeBuf::forget_used();
+        assert_eq!(FakeBuf::holding(b"2nd").append(2).unwrap(), [0; 2]);
     }
 }

@@ -121,6 +121,20 @@ impl Sip24 {
         squeeze::<4>(&mut v)
     }
 
+    /// Hashes a message of any length.
+    #[must_use]
+    pub fn hash_bytes(&self, message: &[u8]) -> u64 {
+        let mut v = self.state;
+        let (words, rest) = message.as_chunks();
+        for word in words {
+            absorb::<2>(&mut v, u64::from_le_bytes(*word));
+        }
+        let left_over = (0..).zip(rest).fold(0, |word, (n, &b)| word | u64::from(b) << (8 * n));
+        absorb::<2>(&mut v, (message.len() as u64) << 56 | left_over);
+        v[2] ^= 0xff;
+        squeeze::<4>(&mut v)
+    }
+
     /// Hashes several messages; `messages[w][n]` is word `w` of message `n`.
     #[must_use]
     #[inline]
@@ -249,6 +263,16 @@ mod tests {
             same::<2>(n);
             same::<5>(n);
             same::<15>(n);
+        }
+    }
+
+    #[test]
+    fn bytes_are_hashed_whatever_their_number() {
+        let message = bytes(message::<40>(3));
+        for len in 0..=message.len() {
+            let mut expected = SipHasher24::new_with_key(&KEY);
+            expected.write(&message[..len]);
+            assert_eq!(Sip24::new(&KEY).hash_bytes(&message[..len]), expected.finish(), "{len}");
         }
     }
 

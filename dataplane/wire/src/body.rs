@@ -148,7 +148,7 @@ impl Body {
         let length = usize::from(h.length.get());
         let payload = rest.get(..length).ok_or(BodyError::Truncated)?;
         let mac: [u8; 8] = crate::bytes::take(rest, length).ok_or(BodyError::Truncated)?;
-        if !keys.verify(&[&bytes[..Self::HEADER_LEN + length]], u64::from_be_bytes(mac)) {
+        if !keys.verify(&bytes[..Self::HEADER_LEN + length], u64::from_be_bytes(mac)) {
             return Err(BodyError::Mac);
         }
         let id = |id: U16| MemberId::new(id.get()).ok_or(BodyError::Malformed);
@@ -195,7 +195,7 @@ impl Body {
         let (signed, mac) = out.split_at_mut(Self::HEADER_LEN + payload.len());
         signed[..Self::HEADER_LEN].copy_from_slice(header.as_bytes());
         signed[Self::HEADER_LEN..].copy_from_slice(payload);
-        mac.copy_from_slice(&keys.sign(&[signed]).to_be_bytes());
+        mac.copy_from_slice(&keys.sign(signed).to_be_bytes());
         Ok(())
     }
 }

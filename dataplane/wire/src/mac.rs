@@ -2,9 +2,8 @@
 //! The result goes on the wire in network byte order.
 
 use core::fmt;
-use core::hash::Hasher;
 
-use siphasher::sip::SipHasher24;
+use jlb_siphash::Sip24;
 
 /// A 128-bit key that the cluster's members share. Never shown, logged or sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,20 +31,17 @@ impl MacKeys {
         Self { current, other: None }
     }
 
-    pub(crate) fn sign(&self, parts: &[&[u8]]) -> u64 {
-        mac(&self.current, parts)
+    pub(crate) fn sign(&self, message: &[u8]) -> u64 {
+        mac(&self.current, message)
     }
 
-    pub(crate) fn verify(&self, parts: &[&[u8]], tag: u64) -> bool {
+    pub(crate) fn verify(&self, message: &[u8], tag: u64) -> bool {
         // One comparison of 64 bits takes the same time whatever they are.
-        mac(&self.current, parts) == tag || self.other.is_some_and(|key| mac(&key, parts) == tag)
+        mac(&self.current, message) == tag
+            || self.other.is_some_and(|key| mac(&key, message) == tag)
     }
 }
 
-fn mac(key: &MacKey, parts: &[&[u8]]) -> u64 {
-    let mut hasher = SipHasher24::new_with_key(&key.0);
-    for part in parts {
-        hasher.write(part);
-    }
-    hasher.finish()
+fn mac(key: &MacKey, message: &[u8]) -> u64 {
+    Sip24::new(&key.0).hash_bytes(message)
 }

@@ -76,7 +76,7 @@ impl<R: Rules> Tracker<R> {
                 ours.push((flow, record));
             }
         }
-        for (flow, record) in ours {
+        for (flow, record) in ours.drain(..) {
             let word = Word {
                 flow,
                 protocol: record.tuple.protocol(),
@@ -153,7 +153,8 @@ impl<R: Rules> Tracker<R> {
             self.sources.begin(now, &self.snapshot, peers, dead);
         }
         self.sources.questions(now, &self.peers, |pull| pulls.push(pull));
-        for pull in pulls {
+        // Not `into_iter`, which moves the whole array first.
+        for pull in pulls.drain(..) {
             self.send_pull(pull, io);
         }
     }

@@ -375,7 +375,8 @@ impl<B: PacketBuf, R: Rules> Role<B> for Tracker<R> {
                 self.store.prefetch_timer(flow);
             }
         }
-        for (message, fits) in ours.into_iter().zip(fit) {
+        // Not `into_iter`, which moves the whole array first.
+        for (message, fits) in ours.drain(..).zip(fit) {
             self.take(now, message, fits, io);
         }
     }

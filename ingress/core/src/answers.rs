@@ -30,7 +30,8 @@ impl<B: PacketBuf, R: Rules> Ingress<B, R> {
             }
             return;
         }
-        let envelope = match Envelope::open(b.bytes(), self.peers.me(), &self.view.snapshot) {
+        let (me, snapshot) = (self.peers.me(), &self.view.snapshot);
+        let envelope = match Envelope::within(outer, b.bytes(), me, snapshot) {
             Ok(envelope) => envelope,
             Err(why) => return io.drop(b, why),
         };

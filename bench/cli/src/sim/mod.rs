@@ -1,14 +1,16 @@
 //! `jlb-bench sim`.
 
 mod seeds;
-mod soak;
 mod sum;
+mod watch;
 
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -19,16 +21,23 @@ use jlb_sim::{
 };
 use serde_json::json;
 
-use seeds::Seeds;
-use soak::soak;
+use crate::disrupt::catch_signals;
 use sum::Sum;
 
 /// Failing seeds that are shown.
 const SHOWN: usize = 10;
 
+const HELP: &str = "\
+Examples:
+  jlb-bench sim --seeds 10000 --json         that many clusters in trouble, and every canary
+  jlb-bench sim --seed 4711 --trace          one of them, event by event
+  jlb-bench sim --without Cold --seeds 1000  which seeds see that a rule is off
+  jlb-bench sim --reference 60               how fast it is";
+
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub(crate) struct Arguments {
-    /// How many seeds to run.
+    /// How many seeds to run. Every 10 s a line tells how far they are, and a violation is shown as soon as it is seen.
     #[arg(long, default_value_t = 300, conflicts_with = "seed")]
     seeds: u64,
     /// The first of them: 0, unless told otherwise.
@@ -55,7 +64,7 @@ pub(crate) struct Arguments {
     /// Seeds run at once; each is one thread.
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
-    /// Run seeds until interrupted, with a line every 10 s on how far it is.
+    /// Run seeds until interrupted.
     #[arg(long, conflicts_with_all = ["seeds", "seed", "without"])]
     soak: bool,
     /// Run the load by which the speed is stated, for so many seconds of virtual time (1 to 900), in one thread.
@@ -91,8 +100,11 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let jobs = arguments.jobs.or_else(|| thread::available_parallelism().ok());
     let jobs = jobs.map_or(1, NonZeroUsize::get);
     let mut sum = Sum::default();
+    let interrupted = Arc::new(AtomicBool::new(false));
     if arguments.soak {
-        sum = soak(arguments.first, jobs)?;
+        catch_signals(Arc::clone(&interrupted))?;
+        let first = arguments.first.unwrap_or_else(watch::seed_of_today);
+        sum = watch::run((first, u64::MAX), None, jobs, &interrupted)?;
     } else if let Some(seconds) = arguments.reference {
         sum.add(run_reference(arguments.first.unwrap_or(0), Nanos::from_secs(seconds))?);
     } else if let Some(seed) = arguments.seed {
@@ -108,9 +120,9 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         }
         sum.add(run_without(seed, &left_out, arguments.without, sink)?);
     } else {
-        let seeds = Seeds::new(arguments.first.unwrap_or(0), arguments.seeds, arguments.without);
-        seeds.run(jobs, || ());
-        sum = seeds.into_sum()?;
+        catch_signals(Arc::clone(&interrupted))?;
+        let seeds = (arguments.first.unwrap_or(0), arguments.seeds);
+        sum = watch::run(seeds, arguments.without, jobs, &interrupted)?;
     }
     let took = began.elapsed();
     sum.failed.sort_by_key(|r| r.seed);
@@ -125,6 +137,9 @@ fn simulate(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         && !arguments.no_canaries;
     let total = if canaries { testable().count() } else { 0 };
     for (rule, seeds) in testable().take(total) {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
         match catch(rule, &seeds)? {
             Some(report) => {
                 caught += 1;

@@ -12,6 +12,7 @@ use super::sum::Sum;
 /// Seeds that threads take one after the other.
 pub(super) struct Seeds {
     next: AtomicU64,
+    count: u64,
     end: u64,
     without: Option<Rule>,
     stopped: AtomicBool,
@@ -23,6 +24,7 @@ impl Seeds {
     pub(super) fn new(first: u64, count: u64, without: Option<Rule>) -> Self {
         Self {
             next: AtomicU64::new(first),
+            count,
             end: first.saturating_add(count),
             without,
             stopped: AtomicBool::new(false),
@@ -46,9 +48,9 @@ impl Seeds {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a thread met a fault of the simulator.
-    pub(super) fn broken(&self) -> bool {
-        self.failure.lock().is_ok_and(|failure| failure.is_some())
+    /// Whether all are done, or a thread met a fault of the simulator.
+    pub(super) fn are_over(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || self.look(|sum| sum.seeds) >= self.count
     }
 
     /// Looks at what the runs came to so far.

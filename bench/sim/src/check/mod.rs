@@ -92,7 +92,7 @@ impl Found {
 }
 
 /// An incarnation of a flow, as the clients began it: a TCP connection by its ISN, a UDP conversation by number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Life {
     pub(crate) tuple: FiveTuple,
     pub(crate) isn: u32,

@@ -4,6 +4,7 @@ use jlb_role::Nanos;
 use jlb_wire::FiveTuple;
 
 use super::{Found, Invariant};
+use crate::map::Map;
 use crate::seen::{FORCE, INCUMBENT, PacketKind, REFUSED, Seen, Word};
 
 /// An ingress sends so many Opens for one pending entry (rule 8).
@@ -18,7 +19,7 @@ const ENTRY_LIFE: Nanos = Nanos::from_millis(1_003);
 const MESSAGES_PER_PACKET: u64 = 200;
 
 /// One pending entry of an ingress, as the wire shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Entry {
     ingress: u16,
     cookie: u32,
@@ -50,14 +51,14 @@ struct Traffic {
 /// Invariants 3 (tries, time) and 5.
 #[derive(Debug, Default)]
 pub(crate) struct Opens {
-    entries: BTreeMap<Entry, Life>,
+    entries: Map<Entry, Life>,
     /// First Opens of the last second, by ingress and worker.
     young: BTreeMap<(u16, u8), VecDeque<Nanos>>,
     /// By incarnation: what Rejects that answer a Cancel took back.
-    withdrawn: BTreeMap<(FiveTuple, u32), BTreeSet<Withdrawn>>,
+    withdrawn: Map<(FiveTuple, u32), BTreeSet<Withdrawn>>,
     /// Pending entries that began, by ingress.
     begun: BTreeMap<u16, u64>,
-    traffic: BTreeMap<FiveTuple, Traffic>,
+    traffic: Map<FiveTuple, Traffic>,
 }
 
 impl Opens {

@@ -1,9 +1,10 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use jlb_role::Nanos;
 use jlb_wire::FiveTuple;
 
 use super::{Found, Invariant};
+use crate::map::Map;
 
 /// Packets of one flow remembered: more than can wait at an ingress.
 const REMEMBERED: usize = 64;
@@ -12,7 +13,7 @@ const REMEMBERED: usize = 64;
 /// bytes; a repeated one may stand for its later copy.
 #[derive(Debug, Default)]
 pub(crate) struct Order {
-    flows: BTreeMap<(u16, FiveTuple), Passed>,
+    flows: Map<(u16, FiveTuple), Passed>,
 }
 
 #[derive(Debug, Default)]

@@ -1,9 +1,10 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jlb_role::Nanos;
 use jlb_wire::{FiveTuple, Packet, Protocol};
 
 use super::{Found, Invariant, Life, Silence};
+use crate::map::Map;
 use crate::stack::Met;
 
 /// Sequence numbers of one connection: more than any script sends.
@@ -14,9 +15,9 @@ const SPAN: u32 = 100_000;
 #[derive(Debug, Default)]
 pub(crate) struct Sticky {
     /// ISNs by five-tuple, newest last.
-    isns: BTreeMap<FiveTuple, Vec<u32>>,
+    isns: Map<FiveTuple, Vec<u32>>,
     /// Where an incarnation was delivered first, and when.
-    homes: BTreeMap<Life, (u16, Nanos)>,
+    homes: Map<Life, (u16, Nanos)>,
     /// Incarnations whose backend has said that they are over.
     over: BTreeSet<Life>,
 }
@@ -105,13 +106,16 @@ impl Sticky {
         if !asks && matches!(met, Met::Remains { isn } if isn != life.isn) {
             return;
         }
-        let (mut home, mut at) = *self.homes.entry(life).or_insert((backend, now));
-        // A datagram flow that its host has let go of may begin anew elsewhere before the Close is on its way.
-        if packet.tcp.is_none() && home != backend && !lives(home) {
-            (home, at) = (backend, now);
-            self.homes.insert(life, (home, at));
+        let (home, at) = *self.homes.entry(life).or_insert((backend, now));
+        if home == backend {
+            return;
         }
-        if home != backend && silence.since(home, at) {
+        // A datagram flow that its host has let go of may begin anew elsewhere before the Close is on its way.
+        if packet.tcp.is_none() && !lives(home) {
+            self.homes.insert(life, (backend, now));
+            return;
+        }
+        if silence.since(home, at) {
             self.homes.insert(life, (backend, now));
             return;
         }
@@ -119,7 +123,7 @@ impl Sticky {
         // it would begin again.
         let over = self.over.contains(&life) || !lives(home);
         let late = !asks && over && self.has_successor(life, backend);
-        if home != backend && !late {
+        if !late {
             found.add(Invariant::Stickiness, now, || {
                 let Life { tuple, isn } = life;
                 format!("{tuple:?} i={isn:08x} was delivered on backends {home} and {backend}")

@@ -1,6 +1,6 @@
 //! The clients' part: what they send, what reaches them, and whether they were treated well.
 
-use jlb_role::Nanos;
+use jlb_role::{FakeBuf, Nanos};
 use jlb_wire::{FiveTuple, Protocol, tcp_flags};
 
 use super::{CLIENTS, Event, Node, World};
@@ -73,7 +73,7 @@ impl World {
                 let (seq, ack, flags) = (tcp.seq, tcp.ack, tcp.flags);
                 let segment = Segment { seq, ack, flags, payload: payload.to_vec() };
                 let reset = tcp_packet(tuple.client(), tuple.vip(), &reset_for(&segment));
-                let packet = self.io.holding(&reset);
+                let packet = FakeBuf::holding(&reset);
                 self.transmit(CLIENTS, packet);
             }
             (None, _) => {}
@@ -101,7 +101,7 @@ impl World {
 
     pub(super) fn after_client(&mut self, client: usize, out: Vec<Vec<u8>>) {
         for packet in out {
-            let packet = self.io.holding(&packet);
+            let packet = FakeBuf::holding(&packet);
             self.transmit(CLIENTS, packet);
         }
         let now = self.now;
@@ -172,7 +172,7 @@ impl World {
         let segment = Segment { seq, ack, flags: tcp_flags::ACK, payload: Vec::new() };
         self.trace.event(self.now, client as u64, &[], || format!("stray {tuple:?}"));
         let packet = tcp_packet(tuple.client(), tuple.vip(), &segment);
-        let packet = self.io.holding(&packet);
+        let packet = FakeBuf::holding(&packet);
         self.transmit(CLIENTS, packet);
     }
 
@@ -184,7 +184,7 @@ impl World {
         let syn = Segment { seq: isn, ack: 0, flags: tcp_flags::SYN, payload: Vec::new() };
         self.trace.event(self.now, client as u64, &[], || format!("spoofed SYN {tuple:?}"));
         let packet = tcp_packet(tuple.client(), tuple.vip(), &syn);
-        let packet = self.io.holding(&packet);
+        let packet = FakeBuf::holding(&packet);
         self.transmit(CLIENTS, packet);
     }
 }

@@ -1,6 +1,6 @@
 //! The backend hosts' part: their stacks, the two halves of their agents, and what they deliver.
 
-use jlb_role::Nanos;
+use jlb_role::{FakeBuf, Nanos};
 
 use super::{Event, Node, World, name};
 use crate::backend::{Backend, Deeds, parsed};
@@ -16,8 +16,8 @@ impl World {
         }
     }
 
-    pub(super) fn backend_receives(&mut self, node: u16, packet: &[u8]) {
-        let (now, mut deeds) = (self.now, Deeds::default());
+    pub(super) fn backend_receives(&mut self, node: u16, packet: FakeBuf) {
+        let (now, mut deeds) = (self.now, core::mem::take(&mut self.deeds));
         if let Node::Backend(b) = &mut self.nodes[usize::from(node)] {
             b.receive(now, packet, &self.scripts, &mut deeds);
         }
@@ -25,13 +25,14 @@ impl World {
     }
 
     pub(super) fn stack_tick(&mut self, node: u16) {
-        let (now, mut deeds) = (self.now, Deeds::default());
+        let now = self.now;
         let up = self.life(node) == Life::Up;
         let Node::Backend(b) = &mut self.nodes[usize::from(node)] else { return };
         if b.stack_at != Some(now) || !up {
             return;
         }
         b.stack_at = None;
+        let mut deeds = core::mem::take(&mut self.deeds);
         b.stack_tick(now, &self.scripts, &mut deeds);
         self.after_backend(node, deeds);
     }
@@ -62,31 +63,30 @@ impl World {
         self.after_backend(node, Deeds::default());
     }
 
-    pub(super) fn after_backend(&mut self, node: u16, deeds: Deeds) {
+    pub(super) fn after_backend(&mut self, node: u16, mut deeds: Deeds) {
         let now = self.now;
-        for (inner, met) in &deeds.delivered {
-            self.check_delivered(node, inner, *met);
+        for (inner, met) in deeds.delivered.drain(..) {
+            self.check_delivered(node, &inner, met);
         }
-        for why in &deeds.dropped {
+        for why in deeds.dropped.drain(..) {
             let Self { plan, trace, .. } = self;
             trace.event(now, u64::from(node), &[], || {
                 format!("{} drops {}", name(plan, node), why.label())
             });
         }
-        if let Some(what) = deeds.broken {
+        if let Some(what) = deeds.broken.take() {
             self.found.add(Invariant::Contract, now, || what.to_owned());
         }
-        for packet in deeds.passed {
-            // With no daemon there is no socket.
-            if self.backend(node).is_some_and(|b| b.daemon != Life::Down) {
-                let packet = self.io.holding(&packet);
-                self.enqueue(node, 0, packet);
-            }
+        // With no daemon there is no socket.
+        if let Some(packet) = deeds.passed.take()
+            && self.backend(node).is_some_and(|b| b.daemon != Life::Down)
+        {
+            self.enqueue(node, 0, packet);
         }
-        for packet in deeds.sent {
-            let packet = self.io.holding(&packet);
-            self.transmit(node, packet);
+        for packet in deeds.sent.drain(..) {
+            self.transmit(node, FakeBuf::holding(&packet));
         }
+        self.deeds = deeds;
         let Node::Backend(b) = &mut self.nodes[usize::from(node)] else { return };
         if let Some(tuple) = b.stack.corrupt.take() {
             self.found
@@ -95,7 +95,7 @@ impl World {
         for (tuple, isn) in b.stack.gave_up.drain(..) {
             self.durable.gave_up(check::Life { tuple, isn });
         }
-        b.publish(now, &mut self.io);
+        let published = b.publish(now, &mut self.io);
         let next = b.stack.next_deadline().map(|at| at.max(now + Nanos(1_000)));
         if let Some(next) = next
             && b.stack_at.is_none_or(|at| next < at)
@@ -103,7 +103,9 @@ impl World {
             b.stack_at = Some(next);
             self.queue.push(next, Event::Stack { node });
         }
-        self.after_role(node, 0);
+        if published {
+            self.after_role(node, 0);
+        }
     }
 
     pub(super) fn check_delivered(&mut self, node: u16, inner: &[u8], met: Met) {

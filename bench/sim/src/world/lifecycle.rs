@@ -224,7 +224,7 @@ impl World {
         self.take_list(node);
         self.hops_again(node);
         for packet in backlog {
-            self.backend_receives(node, jlb_role::PacketBuf::bytes(&packet));
+            self.backend_receives(node, packet);
         }
     }
 

@@ -106,19 +106,18 @@ impl World {
 
     /// Carries out what a role asked for, and looks at what it holds.
     pub(super) fn after_role(&mut self, node: u16, worker: u8) {
-        let mut io = core::mem::take(&mut self.io);
-        let mut collects = Vec::new();
-        let mut written = None;
-        let Self { plan, trace, nodes, .. } = self;
-        for (packet, why) in io.dropped.drain(..) {
+        while let Some((packet, why)) = self.io.dropped.pop_front() {
+            let Self { plan, trace, .. } = self;
             trace.event(self.now, u64::from(node), packet.bytes(), || {
                 let seen = Seen::parse(packet.bytes(), &plan.snapshot);
                 let shown = seen.map_or_else(String::new, |s| s.to_string());
                 format!("{} drops {} {shown}", name(plan, node), why.label())
             });
-            io.spare.push(packet);
         }
-        for report in io.reports.drain(..) {
+        let mut collects = Vec::new();
+        let mut written = None;
+        while let Some(report) = self.io.reports.pop_front() {
+            let Self { plan, trace, nodes, .. } = self;
             trace.event(self.now, u64::from(node), &[], || {
                 format!("{} reports {report:?}", name(plan, node))
             });
@@ -134,19 +133,16 @@ impl World {
         for collect in collects {
             self.order(node, collect);
         }
-        for (packet, to) in io.handed.drain(..) {
+        while let Some((packet, to)) = self.io.handed.pop_front() {
             if to.0 < self.workers(node) && to.0 != worker {
                 self.enqueue(node, to.0, packet);
             } else {
                 self.found.add(Invariant::Contract, self.now, || format!("handed over to {to:?}"));
             }
         }
-        for (packet, _) in io.sent.drain(..) {
+        while let Some((packet, _)) = self.io.sent.pop_front() {
             self.transmit(node, packet);
         }
-        // What was lost on its way.
-        io.spare.append(&mut self.io.spare);
-        self.io = io;
         if let Node::Ingress(workers) = &self.nodes[usize::from(node)] {
             let held = workers[usize::from(worker)].role.waiting().0;
             // What is overdue after it hung, its next ticks end.

@@ -61,12 +61,11 @@ impl World {
         let link = (from, to);
         let answers = seen.answers;
         if let Some(at) = second {
-            let packet = self.io.holding(packet.bytes());
+            let packet = FakeBuf::holding(packet.bytes());
             self.queue.push(at, Event::Arrive { link, packet, answers });
         }
-        match first {
-            Some(at) => self.queue.push(at, Event::Arrive { link, packet, answers }),
-            None => self.io.spare.push(packet),
+        if let Some(at) = first {
+            self.queue.push(at, Event::Arrive { link, packet, answers });
         }
     }
 
@@ -134,8 +133,7 @@ impl World {
         self.fabric.arrived(link);
         let (from, to) = link;
         if to == CLIENTS {
-            self.client_receives(packet.bytes());
-            return self.io.spare.push(packet);
+            return self.client_receives(packet.bytes());
         }
         match (self.life(to), &self.nodes[usize::from(to)]) {
             (Life::Down, _) => return,
@@ -158,10 +156,12 @@ impl World {
             Node::Ingress(_) | Node::Tracker(_) | Node::Backend(_) => {}
         }
         if matches!(self.nodes[usize::from(to)], Node::Backend(_)) {
-            self.backend_receives(to, packet.bytes());
-            return self.io.spare.push(packet);
+            return self.backend_receives(to, packet);
         }
-        let worker = (rss(packet.bytes()) % u64::from(self.plan.workers)) as u8;
+        let worker = match u64::from(self.plan.workers) {
+            0 | 1 => 0,
+            workers => (rss(packet.bytes()) % workers) as u8,
+        };
         self.enqueue(to, worker, packet);
     }
 }

@@ -1,5 +1,6 @@
 //! The window of sequence numbers, on the layout of its map; the same rules as in `jlb_peers`.
 
+use jlb_peers::clear_bits;
 use jlb_role::Reason;
 
 use crate::maps::Window;
@@ -21,24 +22,18 @@ pub(super) fn accept(window: &mut Window, sequence: u64) -> Result<(), Reason> {
         if sequence - window.highest >= SIZE {
             window.seen = [0; 16];
         } else {
-            (window.highest + 1..=sequence).for_each(|n| set(window, n, false));
+            clear_bits(&mut window.seen, window.highest + 1, sequence);
         }
         window.highest = sequence;
     } else if window.highest - sequence >= SIZE || has(window, sequence) {
         return Err(Reason::Replayed);
     }
-    set(window, sequence, true);
+    window.seen[word(sequence)] |= 1 << (sequence % 64);
     Ok(())
 }
 
 fn has(window: &Window, n: u64) -> bool {
     window.seen[word(n)] & 1 << (n % 64) != 0
-}
-
-fn set(window: &mut Window, n: u64, seen: bool) {
-    let bit = 1 << (n % 64);
-    let word = &mut window.seen[word(n)];
-    *word = if seen { *word | bit } else { *word & !bit };
 }
 
 const fn word(n: u64) -> usize {
