@@ -52,6 +52,11 @@ rolling: ## a rolling restart of all daemons to a build of the next protocol ver
 	cargo build --workspace --bins --features jlb-wire/next-version --target-dir $(NEXT) --quiet $(LOCKED)
 	$(AS_ROOT) target/debug/jlb-bench disrupt --fault rolling --next-build $(NEXT)/debug --connections 200
 
+.PHONY: test-nic
+test-nic: ## the ingress on emulated cards (e1000e, vmxnet3, virtio) behind vfio-pci, in QEMU; part of make test (root or sudo)
+	deploy/setup
+	.ci/root-tests an_ingress_on
+
 .PHONY: check
 check: ## formatting, lints, rules of the tree; unit, property and simulation tests (no root)
 	deploy/setup --check demo

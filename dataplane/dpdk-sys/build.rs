@@ -13,6 +13,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
     "rte_eal_remote_launch",
     "rte_eal_wait_lcore",
+    "rte_eth_allmulticast_enable",
     "rte_eth_dev_adjust_nb_rx_tx_desc",
     "rte_eth_dev_close",
     "rte_eth_dev_configure",
@@ -23,6 +24,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_socket_id",
     "rte_eth_dev_start",
     "rte_eth_dev_stop",
+    "rte_eth_link_get_nowait",
     "rte_eth_macaddr_get",
     "rte_eth_rx_queue_setup",
     "rte_eth_stats_get",
@@ -33,8 +35,14 @@ const FUNCTIONS: &[&str] = &[
     "rte_pktmbuf_free_bulk",
     "rte_pktmbuf_pool_create",
 ];
-const TYPES: &[&str] =
-    &["rte_mbuf", "rte_eth_conf", "rte_eth_dev_info", "rte_eth_stats", "rte_ether_addr"];
+const TYPES: &[&str] = &[
+    "rte_mbuf",
+    "rte_eth_conf",
+    "rte_eth_dev_info",
+    "rte_eth_link",
+    "rte_eth_stats",
+    "rte_ether_addr",
+];
 const VARIABLES: &[&str] = &[
     "JLB_NO_LCORE",
     "RTE_ETHER_ADDR_LEN",

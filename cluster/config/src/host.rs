@@ -107,6 +107,10 @@ pub struct Dpdk {
     /// `interface`: the kernel's interface on the same wire: its addresses, routes and neighbours are used. Default:
     /// the `iface=` of `port`; required when `port` has none.
     pub interface: String,
+    /// `exception_port`: DPDK device argument of the port's way to the kernel, where `port` is no kernel interface
+    /// itself: what is neither JLB's nor a client's goes there, and what comes from there leaves by `port`. It has a queue
+    /// for each worker; `interface` is its other end. Default: none.
+    pub exception_port: Option<String>,
     /// `hugepages`: whether packet memory comes from huge pages. Default true.
     pub hugepages: bool,
     /// `memory_mb`: MiB of packet memory, 64 to 65536. Default 256.
@@ -446,6 +450,7 @@ fn dpdk(mut t: Table<'_>) -> Option<Dpdk> {
         (None, Some(port)) => port_interface(&mut t, port),
         (None, None) => None,
     };
+    let exception_port = exception_port(&mut t, port.as_deref());
     let hugepages = t.boolean("hugepages", true);
     let memory_mb = t.number("memory_mb", 256, &(64..=65_536), "a number of MiB");
     let buffers = t.number("buffers", 16_384, &(2048..=1_048_576), "a number of packet buffers");
@@ -483,6 +488,7 @@ fn dpdk(mut t: Table<'_>) -> Option<Dpdk> {
     Some(Dpdk {
         port: port?,
         interface: interface?,
+        exception_port: exception_port?,
         hugepages: hugepages?,
         memory_mb: memory_mb? as u32,
         buffers: buffers? as u32,
@@ -491,6 +497,18 @@ fn dpdk(mut t: Table<'_>) -> Option<Dpdk> {
         mtu: mtu? as u16,
         idle: idle?,
     })
+}
+
+/// Outer `None`: there was a mistake.
+fn exception_port(t: &mut Table<'_>, port: Option<&str>) -> Option<Option<String>> {
+    let mend = "write a virtual device: exception_port = \"net_af_packet1,iface=jlb0-port\"";
+    let Some(item) = t.optional("exception_port") else { return Some(None) };
+    if port.is_some_and(|port| port.split(',').any(|argument| argument.starts_with("iface="))) {
+        let what = "the port is a kernel interface, so that the kernel sees all that comes already";
+        item.mistake(what, "delete exception_port");
+        return None;
+    }
+    item.filled(mend).map(Some)
 }
 
 fn port_interface(t: &mut Table<'_>, port: &str) -> Option<String> {

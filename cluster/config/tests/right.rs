@@ -27,6 +27,7 @@ fn a_short_file_gets_the_defaults() {
         &Dpdk {
             port: "net_af_packet0,iface=eth7,blocksz=65536".into(),
             interface: "eth7".into(),
+            exception_port: None,
             hugepages: true,
             memory_mb: 256,
             buffers: 16_384,
@@ -48,13 +49,14 @@ fn a_short_file_gets_the_defaults() {
 fn what_is_written_counts() {
     let h = host(
         "[node]\nname = \"b\"\nadmin = \"unix:/run/jlb/yann.sock\"\nlog = \"debug\"\nlog_format = \"json\"\n\
-         [dpdk]\nport = \"0000:01:00.0\"\ninterface = \"eth0\"\ncores = [4, 0x5, 6]\nidle = \"spin\"\nhugepages = false\n\
+         [dpdk]\nport = \"0000:01:00.0\"\ninterface = \"jlb0\"\nexception_port = \"net_af_packet1,iface=jlb0-port\"\ncores = [4, 0x5, 6]\nidle = \"spin\"\nhugepages = false\n\
          [flowtracker]\nremembered_capacity = 2048\n\
          [yann]\ninterfaces = [\"eth0\", \"eth1\"]\nmax_connections = 0x10\nbpf_pins = \"/sys/fs/bpf/x\"\n",
     );
     assert_eq!(h.node.admin, Admin::Unix("/run/jlb/yann.sock".into()));
     assert_eq!((h.node.log, h.node.log_format), (LogLevel::Debug, LogFormat::Json));
     let dpdk = h.dpdk.unwrap();
+    assert_eq!(dpdk.exception_port.as_deref(), Some("net_af_packet1,iface=jlb0-port"));
     assert_eq!(
         (dpdk.workers, dpdk.cores, dpdk.idle, dpdk.hugepages),
         (3, vec![4, 5, 6], Idle::Spin, false)

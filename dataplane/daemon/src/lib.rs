@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use jlb_dpdk::{CleanupError, Eal, EalError, Mbuf, NotADevice};
+use jlb_dpdk::{CleanupError, Device, Eal, EalError, Mbuf, NotADevice};
 use jlb_map::Snapshot;
 use jlb_node::serde_json::{Value, json};
 use jlb_node::{Daemon, Setup, random_u64};
@@ -67,9 +67,11 @@ pub enum DaemonError<R: core::error::Error + 'static> {
     /// A section that the check of the configuration requires for this role.
     #[error("jlb.toml has no {0} section")]
     NoSection(&'static str),
-    /// `dpdk.port` is not a device argument.
-    #[error("dpdk.port = \"{port}\" is not a DPDK device")]
+    /// `dpdk.port` or `dpdk.exception_port` is not a device argument.
+    #[error("{key} = \"{port}\" is not a DPDK device")]
     Device {
+        /// Which of the two.
+        key: &'static str,
         /// As configured.
         port: String,
         /// What is wrong with it.
@@ -108,6 +110,10 @@ pub enum DaemonError<R: core::error::Error + 'static> {
     WorkersEnded,
 }
 
+fn device<R: core::error::Error>(key: &'static str, port: &str) -> Result<Device, DaemonError<R>> {
+    port.parse().map_err(|source| DaemonError::Device { key, port: port.to_owned(), source })
+}
+
 /// A running role.
 #[derive(Debug)]
 pub struct DpdkDaemon<E, R> {
@@ -143,13 +149,15 @@ where
         T: Role<Mbuf, Event = E> + Send + 'static,
     {
         let dpdk = setup.host.dpdk.as_ref().ok_or(DaemonError::NoSection("[dpdk]"))?;
-        let device = dpdk
-            .port
-            .parse()
-            .map_err(|source| DaemonError::Device { port: dpdk.port.clone(), source })?;
-        let only_one = preflight::check(&device, &dpdk.interface, setup.me)
-            .map_err(|source| DaemonError::Preflight { port: dpdk.port.clone(), source })?;
-        let options = options::runtime(dpdk, device);
+        let device = device("dpdk.port", &dpdk.port)?;
+        let exception = dpdk.exception_port.as_deref();
+        let exception =
+            exception.map(|port| self::device("dpdk.exception_port", port)).transpose()?;
+        let devices: Vec<Device> = [device.clone()].into_iter().chain(exception.clone()).collect();
+        let unfit = |source| DaemonError::Preflight { port: dpdk.port.clone(), source };
+        let only_one = preflight::check(&devices, &dpdk.interface, setup.me).map_err(unfit)?;
+        let has_exception = exception.is_some();
+        let options = options::runtime(dpdk, device, exception);
         let mut roles = Vec::with_capacity(dpdk.workers.into());
         // The last worker first, since `pop` takes them from the end.
         for id in (0..dpdk.workers).rev() {
@@ -157,7 +165,7 @@ where
             let worker = Worker { id: WorkerId(id), of: dpdk.workers, seed };
             roles.push(make(worker).map_err(DaemonError::Role)?);
         }
-        let eal = Eal::start(&options::eal(dpdk, options.device.clone()))?;
+        let eal = Eal::start(&options::eal(dpdk, devices))?;
         let neighbours = Arc::new(ArcSwap::from_pointee(Neighbours::none()));
         let mut roles = roles.into_iter().rev();
         let (runtime, reports) = Runtime::start(&eal, &options, &neighbours, |_| {
@@ -166,6 +174,9 @@ where
         })
         .map_err(|source| DaemonError::Start { port: dpdk.port.clone(), source })?;
         let handle = runtime.handle();
+        if has_exception {
+            preflight::same_address(&dpdk.interface, handle.mac()).map_err(unfit)?;
+        }
         info!(port = dpdk.port, mac = %handle.mac(), workers = dpdk.workers, "workers run");
         Ok(Self {
             kind,
@@ -265,6 +276,9 @@ where
 
     fn not_ready(&mut self) -> Vec<String> {
         let mut reasons = (self.kind.not_ready)(&self.members);
+        if self.handle.has_link() == Some(false) {
+            reasons.push("the port has no link: is its cable in?".to_owned());
+        }
         let hang = self.handle.heartbeat_ages().filter(|(_, age)| *age >= HANGS);
         reasons
             .extend(hang.map(|(worker, age)| format!("worker {} hangs since {age:.1?}", worker.0)));

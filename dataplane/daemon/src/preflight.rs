@@ -6,7 +6,9 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use jlb_dpdk::Device;
+use jlb_runtime::MacAddr;
 use jlb_wire::MemberId;
+use nix::ifaddrs::getifaddrs;
 
 /// Why DPDK need not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,18 @@ pub enum PreflightError {
     /// The same member runs here already.
     #[error("another process on this host is member {0} on interface `{1}` already")]
     Running(MemberId, String),
+    /// The kernel would answer ARP with an address at which the card does not listen.
+    #[error(
+        "interface `{interface}` has the Ethernet address {has}, and the card {card}: ip link set {interface} address {card}"
+    )]
+    OtherAddress {
+        /// The kernel's interface.
+        interface: String,
+        /// Its Ethernet address.
+        has: MacAddr,
+        /// The one of the port.
+        card: MacAddr,
+    },
     /// The system.
     #[error("cannot look at this host")]
     System(#[source] io::Error),
@@ -34,24 +48,41 @@ pub(crate) struct OnlyOne(#[expect(dead_code, reason = "it holds by being there"
 
 /// Checks interfaces and rights, and that the member does not run here yet.
 pub(crate) fn check(
-    device: &Device,
+    devices: &[Device],
     interface: &str,
     me: MemberId,
 ) -> Result<OnlyOne, PreflightError> {
     // Of the namespace that this thread is in; /sys shows that of whoever mounted it.
     let links = fs::read_to_string("/proc/thread-self/net/dev").map_err(PreflightError::System)?;
-    for name in device.argument("iface").into_iter().chain([interface]) {
+    let on_interface = || devices.iter().filter_map(|device| device.argument("iface"));
+    for name in on_interface().chain([interface]) {
         if !is_listed(&links, name) {
             return Err(PreflightError::NoInterface(name.to_owned()));
         }
     }
-    if device.argument("iface").is_some() {
+    if on_interface().next().is_some() {
         let status = fs::read_to_string("/proc/self/status").map_err(PreflightError::System)?;
         if let Some(name) = missing(&status) {
             return Err(PreflightError::NoCapability(name));
         }
     }
     only_one(interface, me)
+}
+
+/// Checks that an interface of the kernel has the card's address.
+pub(crate) fn same_address(interface: &str, card: MacAddr) -> Result<(), PreflightError> {
+    let mut all = getifaddrs().map_err(|e| PreflightError::System(e.into()))?;
+    let has = all.find_map(|found| {
+        let bytes = found.address?.as_link_addr()?.addr()?;
+        (found.interface_name == interface).then_some(MacAddr(bytes))
+    });
+    match has {
+        Some(has) if has == card => Ok(()),
+        Some(has) => {
+            Err(PreflightError::OtherAddress { interface: interface.to_owned(), has, card })
+        }
+        None => Err(PreflightError::NoInterface(interface.to_owned())),
+    }
 }
 
 /// Whether `/proc/net/dev` has a line of that interface.
@@ -105,12 +136,24 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_with_another_address_than_the_cards_is_told_how_to_get_it() {
+        // The loopback has the address zero.
+        same_address("lo", MacAddr([0; 6])).unwrap();
+        let error = same_address("lo", MacAddr([2, 0, 0, 0, 0, 1])).unwrap_err();
+        assert!(error.to_string().ends_with("ip link set lo address 02:00:00:00:00:01"), "{error}");
+        assert!(matches!(
+            same_address("jlbt-none", MacAddr([0; 6])),
+            Err(PreflightError::NoInterface(_))
+        ));
+    }
+
+    #[test]
     fn an_interface_that_is_not_there_is_named() {
         let device: Device = "net_af_packet0,iface=jlbt-none".parse().unwrap();
-        let error = check(&device, "lo", MemberId::new(1).unwrap()).unwrap_err();
+        let error = check(&[device], "lo", MemberId::new(1).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "this host has no interface `jlbt-none`");
         let device: Device = "net_null0".parse().unwrap();
-        let error = check(&device, "jlbt-none", MemberId::new(1).unwrap()).unwrap_err();
+        let error = check(&[device], "jlbt-none", MemberId::new(1).unwrap()).unwrap_err();
         assert!(matches!(error, PreflightError::NoInterface(_)), "{error}");
     }
 }

@@ -5,8 +5,8 @@ use std::ffi::CString;
 use std::sync::Arc;
 
 use jlb_dpdk_sys::{
-    RTE_ETH_MQ_RX_RSS, RTE_MAX_ETHPORTS, rte_eth_conf, rte_eth_dev_info, rte_eth_stats,
-    rte_ether_addr,
+    RTE_ETH_MQ_RX_RSS, RTE_MAX_ETHPORTS, rte_eth_conf, rte_eth_dev_info, rte_eth_link,
+    rte_eth_stats, rte_ether_addr,
 };
 use jlb_neighbours::MacAddr;
 use nix::errno::Errno;
@@ -29,11 +29,21 @@ pub struct PortOptions {
     /// Largest IP packet in bytes; `None` leaves the device's own. The MTU of a kernel interface (a device with
     /// `iface=`) is left alone, since others use it too: it must be as large or larger.
     pub mtu: Option<u16>,
+    /// Whether it receives all multicast frames. A card passes only those of groups that it was told, and neighbour
+    /// discovery comes to a group for each address.
+    pub all_multicast: bool,
 }
 
 impl Default for PortOptions {
     fn default() -> Self {
-        Self { rx_queues: 1, tx_queues: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: None }
+        Self {
+            rx_queues: 1,
+            tx_queues: 1,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+            mtu: None,
+            all_multicast: false,
+        }
     }
 }
 
@@ -224,6 +234,22 @@ impl Port {
         self.0.mtu
     }
 
+    /// Whether its cable is in. A card may need seconds after it was opened; software devices always say yes.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn has_link(&self) -> Result<bool, PortError> {
+        let mut link = rte_eth_link::default();
+        // SAFETY: the port is open, and `link` has the right type.
+        let read = unsafe { jlb_dpdk_sys::rte_eth_link_get_nowait(self.0.id, &raw mut link) };
+        // What a driver cannot tell is taken for a cable.
+        if read == -(Errno::ENOTSUP as i32) {
+            return Ok(true);
+        }
+        self.0.step("ask for its link", read)?;
+        Ok(link.link_status() != 0)
+    }
+
     /// Its counters.
     ///
     /// # Errors
@@ -412,7 +438,16 @@ impl OpenedPort {
         self.step("ask for its Ethernet address", asked)?;
         self.mac = MacAddr(mac.addr_bytes);
         // SAFETY: the port is configured and its queues are set up.
-        self.step("start it", unsafe { jlb_dpdk_sys::rte_eth_dev_start(self.id) })
+        self.step("start it", unsafe { jlb_dpdk_sys::rte_eth_dev_start(self.id) })?;
+        if options.all_multicast {
+            // SAFETY: the port is started.
+            let set = unsafe { jlb_dpdk_sys::rte_eth_allmulticast_enable(self.id) };
+            // One that cannot filter need not be told to pass all.
+            if set != -(Errno::ENOTSUP as i32) {
+                self.step("receive all multicast", set)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -44,6 +44,21 @@ pub(crate) enum Skip {
     Dropped(Reason),
 }
 
+/// Whether a frame has this source.
+pub(crate) fn is_from(frame: &[u8], source: MacAddr) -> bool {
+    frame.get(6..12) == Some(&source.0)
+}
+
+/// Whether what the role has no use for is the kernel's: frames to us or to many.
+pub(crate) fn is_for_kernel(frame: &[u8], why: Ignored) -> bool {
+    match why {
+        Ignored::OwnSource => false,
+        // The lowest bit of the first byte: to a group (IEEE 802.3).
+        Ignored::OtherDestination => frame.first().is_some_and(|byte| byte & 1 == 1),
+        Ignored::Tagged | Ignored::NotIp => true,
+    }
+}
+
 /// Makes an IP packet of a frame: takes the Ethernet header and any padding away. A packet longer than `mtu` was
 /// merged on its way (GRO) and could not be sent on.
 pub(crate) fn strip<B: PacketBuf>(frame: &mut B, us: MacAddr, mtu: usize) -> Result<(), Skip> {
@@ -206,6 +221,24 @@ mod tests {
             assert_eq!(skip(frame(US, PEER, tagged, &p)), ignored(Ignored::Tagged));
         }
         assert_eq!(skip(frame(US, PEER, [0x81, 0x00], &[0])), ignored(Ignored::Tagged));
+    }
+
+    #[test]
+    fn the_kernel_gets_what_is_for_it_or_for_many() {
+        let p = v4(20, 20);
+        let kernels = |to, from, ether_type, why| {
+            let b = frame(to, from, ether_type, &p);
+            is_for_kernel(b.bytes(), why)
+        };
+        let (broadcast, group) = (MacAddr([0xff; 6]), MacAddr([0x33, 0x33, 0xff, 0, 0, 1]));
+        for many in [broadcast, group] {
+            assert!(kernels(many, PEER, [0x08, 0x06], Ignored::OtherDestination));
+        }
+        assert!(!kernels(PEER, PEER, IPV4, Ignored::OtherDestination));
+        assert!(kernels(US, PEER, [0x08, 0x06], Ignored::NotIp));
+        assert!(!kernels(US, US, IPV4, Ignored::OwnSource));
+        assert!(is_from(frame(PEER, US, IPV4, &p).bytes(), US));
+        assert!(!is_from(frame(US, PEER, IPV4, &p).bytes(), US) && !is_from(&[0; 11], US));
     }
 
     #[test]

@@ -66,6 +66,7 @@
 
 mod clock;
 mod ethernet;
+mod exception;
 mod idle;
 mod link;
 mod lone;

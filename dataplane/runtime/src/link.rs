@@ -7,9 +7,13 @@ use rtrb::{Producer, PushError};
 use tokio::sync::mpsc;
 
 use crate::ethernet;
+use crate::exception::Exception;
 
 /// Frames sent in one call: a received burst may make twice as many (an answer to each, and an Open).
 const TX_BURST: usize = 2 * BURST;
+
+/// Source of frames whose own one was taken off: the kernel learns nothing from it.
+const NOBODY: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 
 /// What a worker sends with: its queue, its buffers, its rings to the others. Counts what it drops.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Link {
     pub(crate) me: WorkerId,
     pub(crate) reports: mpsc::Sender<(WorkerId, Report)>,
 
+    /// To the kernel, where the port does not share an interface with it.
+    pub(crate) exception: Option<Exception>,
     unsent: ArrayVec<Mbuf, TX_BURST>,
     /// Which of `unsent` lack their MAC, in order.
     unsealed: ArrayVec<(usize, Seal), TX_BURST>,
@@ -67,6 +73,7 @@ impl Link {
             others,
             me,
             reports,
+            exception: None,
             unsent: ArrayVec::new(),
             unsealed: ArrayVec::new(),
             spare: ArrayVec::new(),
@@ -81,6 +88,10 @@ impl Link {
     /// Sends what was collected. What the driver does not take after it took nothing at all is dropped: to wait
     /// would stop receiving.
     pub(crate) fn flush(&mut self) {
+        if let Some(exception) = &mut self.exception {
+            let lost = exception.flush();
+            self.count(lost, Reason::TxFull);
+        }
         self.seal();
         while !self.unsent.is_empty() {
             let sent = self.tx.burst(&mut self.unsent);
@@ -90,6 +101,28 @@ impl Link {
                 Mbuf::free_bulk(&mut self.unsent);
             }
         }
+    }
+
+    /// Gives a frame to the kernel, if there is a way; whether there was.
+    pub(crate) fn give_kernel(&mut self, frame: Mbuf) -> Result<(), Mbuf> {
+        let Some(exception) = &mut self.exception else { return Err(frame) };
+        let lost = exception.push(frame);
+        self.count(lost, Reason::TxFull);
+        Ok(())
+    }
+
+    /// Sends what the kernel has to send; whether there was anything.
+    pub(crate) fn take_kernels(&mut self) -> bool {
+        let Some(exception) = &mut self.exception else { return false };
+        let frames = exception.receive(self.mac, self.mtu);
+        let any = !frames.is_empty();
+        for frame in frames {
+            if self.unsent.is_full() {
+                self.flush();
+            }
+            self.unsent.push(frame);
+        }
+        any
     }
 
     /// Writes all MACs that are lacking, side by side.
@@ -175,7 +208,16 @@ impl Io<Mbuf> for WorkerIo<'_> {
         }
     }
 
-    fn drop(&mut self, b: Mbuf, why: Reason) {
+    fn drop(&mut self, mut b: Mbuf, why: Reason) {
+        if why == Reason::NotForUs
+            && self.link.exception.is_some()
+            && ethernet::prepend(&mut b, NOBODY, self.link.mac).is_ok()
+        {
+            match self.link.give_kernel(b) {
+                Ok(()) => return,
+                Err(back) => b = back,
+            }
+        }
         self.link.count(1, why);
         drop(b);
     }

@@ -2,6 +2,7 @@ use jlb_dpdk::{Mempool, Port};
 use jlb_role::{Metric, MetricKind, MetricSink, Reason, WorkerId};
 
 use crate::ethernet::Ignored;
+use crate::exception::Exception;
 use crate::link::Counters;
 
 const fn counter(name: &'static str, help: &'static str) -> Metric {
@@ -29,6 +30,10 @@ static IGNORED: Metric = counter(
     "jlb_ignored_frames_total",
     "Frames that are not ours to handle: the kernel shares the interface.",
 );
+static EXCEPTION: Metric = counter(
+    "jlb_exception_frames_total",
+    "Frames between the port and the kernel, where they share no interface, by direction.",
+);
 static REPORTS_LOST: Metric = counter(
     "jlb_reports_lost_total",
     "Reports of workers that the control thread was too slow to take.",
@@ -51,6 +56,7 @@ static PORT_MISSED: Metric = counter(
 );
 static PORT_TX_ERRORS: Metric =
     counter("jlb_port_transmit_errors_total", "Packets that the port failed to send.");
+static LINK: Metric = gauge("jlb_port_link_up", "Whether the port's cable is in.");
 static BUFFERS: Metric =
     gauge("jlb_packet_buffers", "Packet buffers, in use (the port's queues included) and free.");
 
@@ -63,6 +69,7 @@ pub(crate) struct WorkerNumbers<'a> {
     /// By [`Ignored`].
     pub(crate) ignored: &'a [u64; Ignored::ALL.len()],
     pub(crate) counters: &'a Counters,
+    pub(crate) exception: Option<&'a Exception>,
 }
 
 pub(crate) fn worker(n: &WorkerNumbers<'_>, out: &mut dyn MetricSink) {
@@ -74,6 +81,10 @@ pub(crate) fn worker(n: &WorkerNumbers<'_>, out: &mut dyn MetricSink) {
     out.value(&HANDED_OVER, by_worker, n.counters.handed_over as f64);
     out.value(&REPORTS_LOST, &[], n.counters.reports_lost as f64);
     out.value(&NO_BUFFER, &[], n.counters.no_buffer as f64);
+    if let Some(exception) = n.exception {
+        out.value(&EXCEPTION, &[("direction", "to_kernel")], exception.given as f64);
+        out.value(&EXCEPTION, &[("direction", "from_kernel")], exception.taken as f64);
+    }
     for &reason in Reason::ALL {
         out.value(
             &DROPPED,
@@ -89,9 +100,12 @@ pub(crate) fn worker(n: &WorkerNumbers<'_>, out: &mut dyn MetricSink) {
 pub(crate) fn port(port: &Port, pool: &Mempool, out: &mut dyn MetricSink) {
     out.value(&BUFFERS, &[("state", "in_use")], f64::from(pool.in_use()));
     out.value(&BUFFERS, &[("state", "free")], f64::from(pool.available()));
+    let name = ("port", port.device().name());
+    if let Ok(has_link) = port.has_link() {
+        out.value(&LINK, &[name], f64::from(has_link));
+    }
     // A device that does not answer has no numbers; the rest of the scrape goes on.
     let Ok(s) = port.stats() else { return };
-    let name = ("port", port.device().name());
     out.value(&PORT_RX_PACKETS, &[name], s.rx_packets as f64);
     out.value(&PORT_RX_BYTES, &[name], s.rx_bytes as f64);
     out.value(&PORT_TX_PACKETS, &[name], s.tx_packets as f64);

@@ -15,6 +15,9 @@ pub enum Idle {
 pub struct Options {
     /// The port.
     pub device: Device,
+    /// The port's way to the kernel, if it has the card for itself: what is not for the role goes out of this device, and
+    /// what comes in there leaves by the port. As many queues as the port.
+    pub exception: Option<Device>,
     /// Workers, one receive and transmit queue each; at least 1, at most what the EAL was started with.
     pub workers: u8,
     /// What idle workers do.
@@ -30,6 +33,13 @@ impl Options {
     /// 16383 buffers (38 MiB), queues of 1024, the device's own MTU.
     #[must_use]
     pub fn new(device: Device, workers: u8) -> Self {
-        Self { device, workers, idle: Idle::Backoff, port: PortOptions::default(), buffers: 16_383 }
+        Self {
+            device,
+            exception: None,
+            workers,
+            idle: Idle::Backoff,
+            port: PortOptions::default(),
+            buffers: 16_383,
+        }
     }
 }

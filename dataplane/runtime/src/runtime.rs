@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 
+use crate::exception::Exception;
 use crate::link::Link;
 use crate::worker::{Command, Shared, Worker};
 use crate::{Clock, Options, metrics};
@@ -108,6 +109,11 @@ impl<E: Send + 'static> Runtime<E> {
         let pool = Mempool::new(eal, options.buffers, room(options.port.mtu))?;
         let mut port_options = options.port;
         (port_options.rx_queues, port_options.tx_queues) = (workers.into(), workers.into());
+        let exceptions = match &options.exception {
+            Some(device) => exceptions(Port::open(eal, device, &port_options, &pool)?),
+            None => Vec::new(),
+        };
+        port_options.all_multicast = options.exception.is_some();
         let OpenPort { port, rx, tx } = Port::open(eal, &options.device, &port_options, &pool)?;
 
         let shared = Arc::new(Shared::new(workers, Clock::start()));
@@ -126,8 +132,10 @@ impl<E: Send + 'static> Runtime<E> {
 
         let parts =
             rx.into_iter().zip(tx).zip(rings(workers)).zip(orders).zip((0..workers).map(WorkerId));
+        let mut exceptions = exceptions.into_iter();
         for ((((rx, tx), (to_others, from_others)), orders), me) in parts {
-            let link = Link::new(link, tx, pool.clone(), (me, to_others), report.clone());
+            let mut link = Link::new(link, tx, pool.clone(), (me, to_others), report.clone());
+            link.exception = exceptions.next();
             let queues = (rx, from_others, link);
             let (neighbours, shared) = (Arc::clone(neighbours), Arc::clone(&shared));
             let worker = Worker::new(make(me), queues, neighbours, orders, shared, options.idle);
@@ -207,6 +215,13 @@ impl<E> Handle<E> {
         self.0.mtu
     }
 
+    /// Whether the port's cable is in, as far as it is known.
+    #[must_use]
+    pub fn has_link(&self) -> Option<bool> {
+        let port = self.0.port.lock().unwrap_or_else(PoisonError::into_inner);
+        port.as_ref().and_then(|(port, _)| port.has_link().ok())
+    }
+
     /// Sends an event to one worker; it takes it within about a millisecond.
     ///
     /// # Errors
@@ -270,6 +285,11 @@ impl<E> Handle<E> {
             .try_send(command)
             .map_err(|e| if e.is_full() { SendError::Full(to) } else { SendError::Stopped(to) })
     }
+}
+
+/// The queues of the kernel's port, by worker.
+fn exceptions(port: OpenPort) -> Vec<Exception> {
+    port.rx.into_iter().zip(port.tx).map(|(rx, tx)| Exception::new(rx, tx)).collect()
 }
 
 /// The room of a buffer that carries packets of this MTU: with Ethernet, whole KiB, since NICs round down to that.

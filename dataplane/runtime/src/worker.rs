@@ -7,7 +7,7 @@ use crossbeam_channel::Receiver;
 use crossbeam_utils::CachePadded;
 use jlb_dpdk::{Mbuf, RxQueue};
 use jlb_neighbours::Neighbours;
-use jlb_role::{BURST, Burst, Nanos, Reason, Role, Samples};
+use jlb_role::{BURST, Burst, Nanos, PacketBuf as _, Reason, Role, Samples};
 use rtrb::Consumer;
 use tokio::sync::oneshot;
 
@@ -144,6 +144,7 @@ impl<R: Role<Mbuf>> Worker<R> {
         let (mut packets, frames) = self.receive(now);
         packets |= self.receive_from_others(now);
         let mut worked = packets || frames;
+        worked |= self.link.take_kernels();
         worked |= self.obey(now);
         if self.role.next_deadline().is_some_and(|d| d <= now) {
             let mut io = WorkerIo { link: &mut self.link, neighbours: self.neighbours.load() };
@@ -167,7 +168,7 @@ impl<R: Role<Mbuf>> Worker<R> {
         for mut frame in frames {
             match ethernet::strip(&mut frame, self.link.mac, self.link.mtu) {
                 Ok(()) => burst.push(frame),
-                Err(Skip::Ignored(why)) => self.ignored[why as usize] += 1,
+                Err(Skip::Ignored(why)) => self.ignore(frame, why),
                 Err(Skip::Dropped(why)) => self.link.count(1, why),
             }
         }
@@ -178,6 +179,14 @@ impl<R: Role<Mbuf>> Worker<R> {
         let mut io = WorkerIo { link: &mut self.link, neighbours: self.neighbours.load() };
         self.role.rx(now, &mut burst, &mut io);
         (true, true)
+    }
+
+    /// What is nothing for the role: the kernel has seen it, or gets it.
+    fn ignore(&mut self, frame: Mbuf, why: Ignored) {
+        let is_kernels = ethernet::is_for_kernel(frame.bytes(), why);
+        if !is_kernels || self.link.give_kernel(frame).is_err() {
+            self.ignored[why as usize] += 1;
+        }
     }
 
     fn receive_from_others(&mut self, now: Nanos) -> bool {
@@ -226,6 +235,7 @@ impl<R: Role<Mbuf>> Worker<R> {
             received: self.received,
             ignored: &self.ignored,
             counters: &self.link.counters,
+            exception: self.link.exception.as_ref(),
         };
         metrics::worker(&numbers, &mut samples);
         self.role.collect(&mut samples);
