@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod disrupt;
+mod forward;
+mod generate;
 mod growth;
 mod hotpath;
 mod hunting;
@@ -55,6 +57,16 @@ enum Command {
     Egress(hotpath::EgressArguments),
     /// Measure what a new flow costs at the flow tracker that places it, without a network card.
     Tracker(tracker::Arguments),
+    /// Our ingress beside testpmd, through real ports of DPDK.
+    Forward(forward::Arguments),
+    /// Clients' packets, out of any port of DPDK.
+    Generate(generate::Arguments),
+    /// The traffic of `forward`, which it starts.
+    #[command(hide = true)]
+    ForwardSource(forward::SourceArguments),
+    /// The ingress of `forward`, which it starts.
+    #[command(hide = true)]
+    ForwardIngress(forward::EndArguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -73,6 +85,10 @@ fn main() -> ExitCode {
             Command::Growth(arguments) => growth::main(&arguments),
             Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Tracker(arguments) => tracker::main(&arguments),
+            Command::Forward(arguments) => forward::main(&arguments),
+            Command::Generate(arguments) => generate::main(&arguments),
+            Command::ForwardSource(arguments) => forward::be_source(&arguments),
+            Command::ForwardIngress(arguments) => forward::be_ingress(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

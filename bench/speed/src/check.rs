@@ -13,16 +13,22 @@ use crate::traffic::ETHERNET;
 const GENEVE: usize = 8;
 
 /// What a frame to a member is wrapped in.
-pub(crate) struct Expected<'a> {
-    pub(crate) snapshot: &'a Snapshot,
+pub struct Expected<'a> {
+    /// The cluster.
+    pub snapshot: &'a Snapshot,
     /// Who sent it, and by which Ethernet address.
-    pub(crate) from: (MemberId, MacAddr),
-    pub(crate) to: MemberId,
-    pub(crate) source_port: u16,
+    pub from: (MemberId, MacAddr),
+    /// Whom it is for.
+    pub to: MemberId,
+    /// The outer UDP header's.
+    pub source_port: u16,
 }
 
 /// Checks Ethernet, outer IP and UDP; gives what is behind: Geneve with its content.
-pub(crate) fn outer<'a>(frame: &'a [u8], expected: &Expected<'_>) -> Result<&'a [u8], String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn outer<'a>(frame: &'a [u8], expected: &Expected<'_>) -> Result<&'a [u8], String> {
     let headers = PacketHeaders::from_ethernet_slice(frame).map_err(|e| e.to_string())?;
     let link =
         headers.link.and_then(etherparse::LinkHeader::ethernet2).ok_or("no Ethernet header")?;
@@ -58,7 +64,10 @@ pub(crate) fn outer<'a>(frame: &'a [u8], expected: &Expected<'_>) -> Result<&'a 
 }
 
 /// `Data`: a Geneve header without options, and the client's packet as it was.
-pub(crate) fn data(geneve: &[u8], inner: &[u8], tuple: &FiveTuple) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn data(geneve: &[u8], inner: &[u8], tuple: &FiveTuple) -> Result<(), String> {
     let ether_type = if tuple.is_v6() { [0x86, 0xdd] } else { [0x08, 0] };
     let header = [0, 0, ether_type[0], ether_type[1], 0, 0, 0, 0];
     let (got, rest) = geneve.split_at_checked(GENEVE).ok_or("no Geneve header")?;
@@ -67,14 +76,20 @@ pub(crate) fn data(geneve: &[u8], inner: &[u8], tuple: &FiveTuple) -> Result<(),
 }
 
 /// A control message: a Geneve header with one option, and the inner packet as it must be.
-pub(crate) fn control(geneve: &[u8], inner: &[u8]) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn control(geneve: &[u8], inner: &[u8]) -> Result<(), String> {
     let options = geneve.first().map(|b| usize::from(b & 0x3f) * 4).ok_or("no Geneve header")?;
     let rest = geneve.get(GENEVE + options..).ok_or("no room for the options")?;
     same("inner packet", rest, inner)
 }
 
 /// A packet as it was, in a frame to these ends: a reply out of its capsule.
-pub(crate) fn bare(
+///
+/// # Errors
+/// What is wrong with it.
+pub fn bare(
     frame: &[u8],
     (to, from): ([u8; 6], [u8; 6]),
     packet: &[u8],

@@ -13,20 +13,20 @@
 
 mod alu;
 mod cable;
-mod check;
+pub mod check;
 mod circuit;
 mod error;
 mod hotpath;
 mod machine;
-mod members;
+pub mod members;
 mod rig;
-mod site;
+pub mod site;
 mod tracker;
-mod traffic;
+pub mod traffic;
 
 pub use error::SpeedError;
 pub use hotpath::{Figures, Hotpath, run};
 pub use jlb_map::Policy;
-pub use machine::Machine;
+pub use machine::{Borrowed, Machine, NoHugepages};
 pub use tracker::{NewFlowFigures, NewFlows, run_tracker};
 pub use traffic::What;

@@ -60,21 +60,29 @@ const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// Leave to take hugepages beyond those that are reserved, until this is dropped. What was taken stays with the process
 /// and goes back with its end, however it ends: nothing is left behind.
 #[derive(Debug)]
-pub(crate) struct Borrowed {
+pub struct Borrowed {
     /// What the limit was.
     before: u64,
 }
 
+/// None are reserved, and only root may borrow some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no hugepages are free, and the limit cannot be raised")]
+pub struct NoHugepages;
+
 impl Borrowed {
-    /// Hugepages for so many MiB: reserved ones, or as root borrowed ones. `Err`: there are none for us.
-    pub(crate) fn hugepages(mib: u32) -> Result<Option<Self>, ()> {
+    /// Hugepages for so many MiB: reserved ones, or as root borrowed ones.
+    ///
+    /// # Errors
+    /// When there are none for us.
+    pub fn hugepages(mib: u32) -> Result<Option<Self>, NoHugepages> {
         let wanted = u64::from(mib / 2);
-        if read(FREE).ok_or(())? >= wanted {
+        if read(FREE).ok_or(NoHugepages)? >= wanted {
             return Ok(None);
         }
-        let before = read(OVERCOMMIT).ok_or(())?;
+        let before = read(OVERCOMMIT).ok_or(NoHugepages)?;
         let limit = before + wanted;
-        fs::write(path(OVERCOMMIT), limit.to_string()).map_err(|_| ())?;
+        fs::write(path(OVERCOMMIT), limit.to_string()).map_err(|_| NoHugepages)?;
         Ok(Some(Self { before }))
     }
 }

@@ -15,8 +15,9 @@ use jlb_wire::{
 
 use crate::site;
 
+/// All of them, and what they say to each other and to the one that is measured.
 #[derive(Debug)]
-pub(crate) struct Members {
+pub struct Members {
     /// Who is measured.
     measured: MemberId,
     snapshot: Arc<Snapshot>,
@@ -27,7 +28,7 @@ pub(crate) struct Members {
 
 /// What a packet of the measured one was, once a member has read it.
 #[derive(Debug)]
-pub(crate) enum Read {
+pub enum Read {
     /// A packet for a backend.
     Data,
     /// A message about a flow that this member believes.
@@ -40,7 +41,7 @@ pub(crate) enum Read {
 
 impl Members {
     /// All but the one that is measured.
-    pub(crate) fn new(measured: MemberId, snapshot: &Arc<Snapshot>, now: Nanos) -> Self {
+    pub fn new(measured: MemberId, snapshot: &Arc<Snapshot>, now: Nanos) -> Self {
         let others = snapshot.members().iter().filter(|m| m.id != measured);
         let peers = others.map(|m| {
             let n = u64::from(m.id.as_u16());
@@ -57,21 +58,23 @@ impl Members {
         }
     }
 
-    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
+    /// The cluster as all of them see it.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
     /// Who they are.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = MemberId> {
+    pub fn ids(&self) -> impl Iterator<Item = MemberId> {
         self.peers.keys().copied()
     }
 
-    pub(crate) fn hasher(&self) -> &FlowHasher {
+    /// Gives ids of flows.
+    pub fn hasher(&self) -> &FlowHasher {
         &self.hasher
     }
 
     /// A member reads a packet of the measured one, from its outer IP header.
-    pub(crate) fn read(&mut self, now: Nanos, bytes: &[u8]) -> Read {
+    pub fn read(&mut self, now: Nanos, bytes: &[u8]) -> Read {
         self.try_read(now, bytes).unwrap_or_else(Read::Refused)
     }
 
@@ -99,7 +102,7 @@ impl Members {
     }
 
     /// A backend takes the flow of an Open. The answer is among what [`Self::sent`] gives.
-    pub(crate) fn accept(&mut self, open: &Control, tuple: &FiveTuple, backend: MemberId) {
+    pub fn accept(&mut self, open: &Control, tuple: &FiveTuple, backend: MemberId) {
         let Some(peers) = self.peers.get_mut(&backend) else { return };
         let mut accept = peers.control(Kind::Accept, taken(tuple, open.incarnation));
         accept.cookie = open.cookie;
@@ -109,7 +112,7 @@ impl Members {
 
     /// The ingress asks for a flow with its first packet: gives its Open to the measured tracker, from the outer IP header
     /// on.
-    pub(crate) fn open(&mut self, packet: &[u8], cookie: u32) -> Option<FakeBuf> {
+    pub fn open(&mut self, packet: &[u8], cookie: u32) -> Option<FakeBuf> {
         let parsed = Packet::parse(packet).ok()?;
         let id = self.hasher.id(&parsed.tuple);
         let peers = self.peers.get_mut(&site::ingress())?;
@@ -123,11 +126,7 @@ impl Members {
     }
 
     /// The backend of an Open that came to the second takes the flow: gives its Accept as the second passes it on.
-    pub(crate) fn accept_by_second(
-        &mut self,
-        open: &Control,
-        tuple: &FiveTuple,
-    ) -> Option<FakeBuf> {
+    pub fn accept_by_second(&mut self, open: &Control, tuple: &FiveTuple) -> Option<FakeBuf> {
         let (backend, second) = (open.backend?, open.second?);
         let id = self.hasher.id(tuple);
         let peers = self.peers.get_mut(&backend)?;
@@ -150,7 +149,7 @@ impl Members {
     }
 
     /// A backend says that a flow of its own has ended: gives its Close to the measured tracker.
-    pub(crate) fn close(
+    pub fn close(
         &mut self,
         tuple: &FiveTuple,
         (backend, incarnation): (MemberId, Incarnation),
@@ -165,14 +164,14 @@ impl Members {
     }
 
     /// Lets all of them ask whom they ask.
-    pub(crate) fn tick(&mut self, now: Nanos) {
+    pub fn tick(&mut self, now: Nanos) {
         for peers in self.peers.values_mut() {
             peers.tick(now, &mut self.io);
         }
     }
 
     /// What they sent to the measured one since the last time. What they sent to each other arrives.
-    pub(crate) fn sent(&mut self, now: Nanos) -> Vec<FakeBuf> {
+    pub fn sent(&mut self, now: Nanos) -> Vec<FakeBuf> {
         let mut to_measured = Vec::new();
         while let Some((buf, to)) = self.io.sent.pop_front() {
             if to == UnderlayDst::Member(self.measured) {
@@ -188,17 +187,17 @@ impl Members {
     }
 
     /// Whether all know the measured one by now.
-    pub(crate) fn know_it(&self) -> bool {
+    pub fn know_it(&self) -> bool {
         self.peers.values().all(|p| p.alive(self.measured))
     }
 
     /// Which tracker is asked for a flow first while all are alive.
-    pub(crate) fn head(&self, tuple: &FiveTuple) -> Option<MemberId> {
+    pub fn head(&self, tuple: &FiveTuple) -> Option<MemberId> {
         self.snapshot.trio(self.hasher.id(tuple).partition()).iter().next()
     }
 
     /// The outer source port that a flow must have.
-    pub(crate) fn entropy(&self, tuple: &FiveTuple) -> u16 {
+    pub fn entropy(&self, tuple: &FiveTuple) -> u16 {
         jlb_wire::entropy_port(self.hasher.id(tuple).bucket_hash())
     }
 }

@@ -13,26 +13,27 @@ use jlb_runtime::{MacAddr, Neighbours};
 use jlb_wire::{Epoch, GENEVE_PORT, MacKey, MacKeys, MemberId, Protocol};
 
 /// One service in four is UDP.
-pub(crate) const SERVICES: u32 = 16;
-pub(crate) const BACKENDS: u32 = 64;
+pub const SERVICES: u32 = 16;
+/// Hosts that flows are spread over.
+pub const BACKENDS: u32 = 64;
 const INGRESS: u16 = 1;
 const TRACKERS: [u16; 3] = [2, 3, 4];
 const FIRST_BACKEND: u16 = 100;
 /// Where everything goes that is for no member.
-pub(crate) const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0xff, 0xff]);
+pub const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0xff, 0xff]);
 
 /// The ingress: what is measured, or who opens the flows of the tracker that is.
-pub(crate) fn ingress() -> MemberId {
+pub fn ingress() -> MemberId {
     member_id(INGRESS)
 }
 
 /// The tracker that is measured, when it is not the ingress.
-pub(crate) fn tracker() -> MemberId {
+pub fn tracker() -> MemberId {
     member_id(TRACKERS[0])
 }
 
 /// The backend that has flow number `n`.
-pub(crate) fn backend_of(n: u32) -> MemberId {
+pub fn backend_of(n: u32) -> MemberId {
     // Neighbouring flows are on different backends; which services they belong to does not matter.
     member_id(FIRST_BACKEND + (n.wrapping_mul(0x9e37_79b9) >> 16) as u16 % BACKENDS as u16)
 }
@@ -43,7 +44,7 @@ fn member_id(n: u16) -> MemberId {
 }
 
 /// One VIP for each service and family.
-pub(crate) fn vip(service: u32, v6: bool) -> IpAddr {
+pub fn vip(service: u32, v6: bool) -> IpAddr {
     let n = service as u8 + 1;
     if v6 {
         Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, n.into()).into()
@@ -52,16 +53,21 @@ pub(crate) fn vip(service: u32, v6: bool) -> IpAddr {
     }
 }
 
-pub(crate) const fn protocol(service: u32) -> Protocol {
+/// What a service speaks.
+pub const fn protocol(service: u32) -> Protocol {
     if service % 4 == 3 { Protocol::Udp } else { Protocol::Tcp }
 }
 
-pub(crate) const fn port(service: u32) -> u16 {
+/// Where a service listens.
+pub const fn port(service: u32) -> u16 {
     8000 + service as u16
 }
 
 /// The snapshot that everybody has, with an underlay of that family, and services of that policy.
-pub(crate) fn snapshot(v6: bool, policy: Policy) -> Result<Arc<Snapshot>, Problems> {
+///
+/// # Errors
+/// None: it is no contradiction.
+pub fn snapshot(v6: bool, policy: Policy) -> Result<Arc<Snapshot>, Problems> {
     let ids = |role, ids: &[u16]| ids.iter().map(|&n| member(n, role)).collect::<Vec<_>>();
     let backends: Vec<u16> = (FIRST_BACKEND..FIRST_BACKEND + BACKENDS as u16).collect();
     let prefixes = [("10.0.0.0", 16), ("fd00::", 64)];
@@ -112,13 +118,13 @@ fn service(n: u32, backends: &[u16], policy: Policy) -> Service {
 }
 
 /// By which Ethernet address a member is reached.
-pub(crate) fn mac_of(member: MemberId) -> MacAddr {
+pub fn mac_of(member: MemberId) -> MacAddr {
     let [high, low] = member.as_u16().to_be_bytes();
     MacAddr([2, 0, 0, 0, high, low])
 }
 
 /// Every member by its own address, everybody else by a gateway.
-pub(crate) fn neighbours(snapshot: &Snapshot) -> Arc<ArcSwap<Neighbours>> {
+pub fn neighbours(snapshot: &Snapshot) -> Arc<ArcSwap<Neighbours>> {
     let members = snapshot.members().iter().map(|m| (m.id, mac_of(m.id)));
     let everybody = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
     let routes = everybody

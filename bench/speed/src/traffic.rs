@@ -13,12 +13,13 @@ use crate::site;
 /// Client ports in use.
 const PORTS: u32 = 64;
 /// What addresses of 11.0.0.0/8, ports and services make room for.
-pub(crate) const MOST_FLOWS: u32 = 1 << 28;
+pub const MOST_FLOWS: u32 = 1 << 28;
 /// As a 64-byte frame has it: 60 bytes and the frame's checksum.
 const SMALLEST_FRAME: usize = 60;
-pub(crate) const ETHERNET: usize = 14;
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
 /// Bytes of the longest frame here: Ethernet, the capsule, IPv6, TCP.
-pub(crate) const LONGEST: usize = ETHERNET + OVERHEAD_V6 + 40 + 20;
+pub const LONGEST: usize = ETHERNET + OVERHEAD_V6 + 40 + 20;
 
 /// Which packets are measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,13 +35,14 @@ pub enum What {
 
 /// The flows, by number.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Traffic {
-    pub(crate) v6: bool,
+pub struct Traffic {
+    /// Of IPv6, outside and inside.
+    pub v6: bool,
 }
 
 impl Traffic {
     /// The ends of a flow, client first.
-    pub(crate) fn tuple(self, n: u32) -> FiveTuple {
+    pub fn tuple(self, n: u32) -> FiveTuple {
         let service = n % site::SERVICES;
         let client = n / site::SERVICES;
         let [source, vip] = [1024 + (client % PORTS) as u16 * 977, site::port(service)];
@@ -57,18 +59,19 @@ impl Traffic {
         }
     }
 
-    /// Of which flow that is the tuple: the reverse of [`Self::tuple`].
-    pub(crate) fn number(tuple: &FiveTuple) -> u32 {
+    /// Of which flow that is the tuple: the reverse of [`Self::tuple`]. Of a tuple that is no flow's, any number.
+    pub fn number(tuple: &FiveTuple) -> u32 {
         let bytes = tuple.canonical();
         let (client, ports) = if tuple.is_v6() { (13, 32) } else { (1, 8) };
         let address = u32::from_be_bytes([0, bytes[client], bytes[client + 1], bytes[client + 2]]);
         let port = u32::from(u16::from_be_bytes([bytes[ports], bytes[ports + 1]]));
-        let service = u32::from(tuple.vip().port() - site::port(0));
-        (address * PORTS + (port - 1024) / 977) * site::SERVICES + service
+        let service = u32::from(tuple.vip().port()).wrapping_sub(site::port(0).into());
+        let client = (address * PORTS).wrapping_add(port.wrapping_sub(1024) / 977);
+        client.wrapping_mul(site::SERVICES).wrapping_add(service)
     }
 
     /// Writes a backend's reply in its capsule, as a frame. Gives its length.
-    pub(crate) fn write_reply(
+    pub fn write_reply(
         self,
         n: u32,
         snapshot: &Snapshot,
@@ -96,14 +99,14 @@ impl Traffic {
     }
 
     /// Writes a server's packet to the client of a flow, from its IP header on. Gives its length.
-    pub(crate) fn reply(self, n: u32, out: &mut [u8]) -> usize {
+    pub fn reply(self, n: u32, out: &mut [u8]) -> usize {
         let tuple = self.tuple(n);
         let back = FiveTuple::new(tuple.vip(), tuple.client(), tuple.protocol()).unwrap_or(tuple);
         if self.v6 { v6(&back, n, tcp_flags::ACK, out) } else { v4(&back, n, tcp_flags::ACK, out) }
     }
 
     /// Bytes of a flow's packets.
-    pub(crate) const fn length(self, n: u32) -> usize {
+    pub const fn length(self, n: u32) -> usize {
         let transport = match site::protocol(n % site::SERVICES) {
             Protocol::Tcp => 20,
             Protocol::Udp => 12,
@@ -112,7 +115,7 @@ impl Traffic {
     }
 
     /// Writes a frame: Ethernet header, IP packet with all checksums right, padding. Gives its length.
-    pub(crate) fn write(
+    pub fn write(
         self,
         n: u32,
         opens: bool,
@@ -185,15 +188,22 @@ fn transport(tuple: &FiveTuple, n: u32, flags: u8, ports: [u8; 4], out: &mut [u8
 
 /// Which flow comes next: uniformly at random, the same in each run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Draw(u64);
+pub struct Draw(u64);
+
+impl Default for Draw {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Draw {
-    pub(crate) const fn new() -> Self {
+    /// From the beginning.
+    pub const fn new() -> Self {
         Self(0x0123_4567_89ab_cdef)
     }
 
     /// A number below `n`.
-    pub(crate) const fn below(&mut self, n: u32) -> u32 {
+    pub const fn below(&mut self, n: u32) -> u32 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
