@@ -1,4 +1,4 @@
-use core::hash::{Hash, Hasher};
+use core::hash::{BuildHasherDefault, Hash, Hasher};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ pub struct Snapshot {
     digest: Digest,
     /// Position in `spec.members` by member id.
     positions: Box<[Option<u16>]>,
-    by_address: HashMap<Address, u16, ahash::RandomState>,
+    by_address: HashMap<Address, u16, BuildHasherDefault<Spread>>,
     by_vip: HashMap<(IpAddr, u16, Protocol), ServiceId, ahash::RandomState>,
-    vips: HashMap<Address, (), ahash::RandomState>,
+    vips: HashMap<Address, (), BuildHasherDefault<Spread>>,
     by_role: [Box<[MemberId]>; MemberRole::ALL.len()],
     trios: Box<[Trio]>,
     /// By service; of those whose policy asks for it.
@@ -39,13 +39,13 @@ impl Snapshot {
             return Err(Problems(problems));
         }
         let mut positions = vec![None; usize::from(MemberId::MAX) + 1].into_boxed_slice();
-        let mut by_address = HashMap::with_hasher(hasher());
+        let mut by_address = HashMap::default();
         for (position, m) in (0..).zip(&spec.members) {
             positions[m.id.index()] = Some(position);
             by_address.extend(m.addresses.iter().map(|a| (Address::of(a), position)));
         }
         let mut by_vip = HashMap::with_hasher(hasher());
-        let mut vips = HashMap::with_hasher(hasher());
+        let mut vips = HashMap::default();
         for (id, s) in (0..).map(ServiceId).zip(&spec.services) {
             by_vip.extend(s.vips.iter().map(|&vip| ((vip, s.port, s.protocol), id)));
             vips.extend(s.vips.iter().map(|&vip| (Address::of(vip), ())));
@@ -261,6 +261,27 @@ impl Hash for Address {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // The families seldom have the same bits, and then they share a place.
         state.write_u128(self.bits);
+    }
+}
+
+/// Spreads addresses over a table's places: one multiplication. The operator chooses what is stored, so nobody else can make it
+/// collide.
+#[derive(Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&b| self.write_u128(b.into()));
+    }
+
+    fn write_u128(&mut self, n: u128) {
+        let folded = self.0.rotate_left(5) ^ n as u64 ^ (n >> 64) as u64;
+        self.0 = folded.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    /// The table takes places from the low bits, which tell least of a product.
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use arrayvec::ArrayVec;
 use jlb_flow::{PARTITIONS, Partition};
-use jlb_map::MemberRole;
+use jlb_map::{MemberRole, TRIO};
 use jlb_peers::{Random, ReceivedBody};
 use jlb_role::{
     Io, Metric, MetricKind, MetricSink, Nanos, PacketBuf, Reason, Report, Rule, Rules, WorkerId,
@@ -272,8 +272,15 @@ impl<R: Rules> Tracker<R> {
         }
         let absent: ArrayVec<MemberId, { SoleOwner::MAX_ABSENT }> =
             self.sole.missing_for(now, true, ABSENT).take(SoleOwner::MAX_ABSENT).collect();
-        // The usual case, a hundred times a second: whoever has others in a trio is not alone while none is missing.
-        if absent.is_empty() && self.snapshot.with_role(MemberRole::FlowTracker).len() > 1 {
+        // The usual case, a hundred times a second: whoever is alone in a trio misses all others of it.
+        let trackers = self.snapshot.with_role(MemberRole::FlowTracker).len();
+        if absent.len() + 1 < trackers.min(TRIO) {
+            return;
+        }
+        // And who alone decides has all that comes from those who were missing then.
+        if let Phase::Sole(order) = &self.sole.phase
+            && absent.iter().all(|id| order.absent.contains(id))
+        {
             return;
         }
         if self.lonely(&absent).any(|p| !self.sole.owns(p)) {
