@@ -1,6 +1,7 @@
 //! `jlb-bench`: the simulator, the model checker and the benches, from the command line.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod disrupt;
 mod growth;
 mod hotpath;
@@ -52,6 +53,8 @@ enum Command {
     Egress(hotpath::EgressArguments),
     /// Measure what a new flow costs at the flow tracker that places it, without a network card.
     Tracker(tracker::Arguments),
+    /// Measure the agent's eBPF: iperf3 through it and past it, and what it takes for each new connection.
+    Agent(agent::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             Command::Growth(arguments) => growth::main(&arguments),
             Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Tracker(arguments) => tracker::main(&arguments),
+            Command::Agent(arguments) => agent::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {
