@@ -7,6 +7,7 @@ mod growth;
 mod hotpath;
 mod hunting;
 mod hunting_plots;
+mod instructions;
 mod model;
 mod placement;
 mod sim;
@@ -55,6 +56,8 @@ enum Command {
     Tracker(tracker::Arguments),
     /// Measure the agent's eBPF: iperf3 through it and past it, and what it takes for each new connection.
     Agent(agent::Arguments),
+    /// Run a piece of the packet path for an instruction counter: see make instructions.
+    Instructions(instructions::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
             Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Tracker(arguments) => tracker::main(&arguments),
             Command::Agent(arguments) => agent::main(&arguments),
+            Command::Instructions(arguments) => instructions::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

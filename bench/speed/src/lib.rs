@@ -17,6 +17,7 @@ mod check;
 mod circuit;
 mod error;
 mod hotpath;
+mod instructions;
 mod machine;
 mod members;
 mod rig;
@@ -26,6 +27,7 @@ mod traffic;
 
 pub use error::SpeedError;
 pub use hotpath::{Figures, Hotpath, run};
+pub use instructions::{Piece, run_piece};
 pub use jlb_map::Policy;
 pub use machine::Machine;
 pub use tracker::{NewFlowFigures, NewFlows, run_tracker};
