@@ -57,6 +57,11 @@ test-nic: ## the ingress on emulated cards (e1000e, vmxnet3, virtio) behind vfio
 	deploy/setup
 	.ci/root-tests an_ingress_on
 
+.PHONY: instructions
+instructions: ## instructions for each packet under callgrind; fails when a piece takes over 3 % more than stored
+	deploy/setup
+	bench/speed/count
+
 .PHONY: check
 check: ## formatting, lints, rules of the tree; unit, property and simulation tests (no root)
 	deploy/setup --check demo

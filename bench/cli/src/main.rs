@@ -1,6 +1,7 @@
 //! `jlb-bench`: the simulator, the model checker and the benches, from the command line.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod disrupt;
 mod forward;
 mod generate;
@@ -8,6 +9,7 @@ mod growth;
 mod hotpath;
 mod hunting;
 mod hunting_plots;
+mod instructions;
 mod model;
 mod placement;
 mod rebuild;
@@ -67,6 +69,10 @@ enum Command {
     /// The ingress of `forward`, which it starts.
     #[command(hide = true)]
     ForwardIngress(forward::EndArguments),
+    /// Measure the agent's eBPF: iperf3 through it and past it, and what it takes for each new connection.
+    Agent(agent::Arguments),
+    /// Run a piece of the packet path for an instruction counter: see make instructions.
+    Instructions(instructions::Arguments),
     /// Search all that the protocol's rules allow, in small configurations.
     Model(model::Arguments),
 }
@@ -89,6 +95,8 @@ fn main() -> ExitCode {
             Command::Generate(arguments) => generate::main(&arguments),
             Command::ForwardSource(arguments) => forward::be_source(&arguments),
             Command::ForwardIngress(arguments) => forward::be_ingress(&arguments),
+            Command::Agent(arguments) => agent::main(&arguments),
+            Command::Instructions(arguments) => instructions::main(&arguments),
             Command::Model(arguments) => model::main(&arguments),
         },
         Err(error) => {

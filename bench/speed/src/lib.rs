@@ -17,6 +17,7 @@ pub mod check;
 mod circuit;
 mod error;
 mod hotpath;
+mod instructions;
 mod machine;
 pub mod members;
 mod rig;
@@ -26,6 +27,7 @@ pub mod traffic;
 
 pub use error::SpeedError;
 pub use hotpath::{Figures, Hotpath, run};
+pub use instructions::{Piece, run_piece};
 pub use jlb_map::Policy;
 pub use machine::{Borrowed, Machine, NoHugepages};
 pub use tracker::{NewFlowFigures, NewFlows, run_tracker};

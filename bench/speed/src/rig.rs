@@ -336,7 +336,7 @@ impl Rig {
 }
 
 /// What a member has read: if it was an Open, its flow gets a backend. Which flow it was.
-fn answer(members: &mut Members, read: Read) -> Result<Option<u32>, SpeedError> {
+pub(crate) fn answer(members: &mut Members, read: Read) -> Result<Option<u32>, SpeedError> {
     match read {
         Read::Message(_, open, tuple) if open.kind == Kind::Open => {
             let n = Traffic::number(&tuple);

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::MapError;
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
@@ -248,6 +249,38 @@ impl Programs {
             .attach()
             .map(drop)
             .map_err(|source| ProgramsError::Program { name, source })
+    }
+
+    /// Attaches the TC programs to an interface, until this is dropped: for benches. Needs Linux 6.6.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_for_now(&mut self, interface: &str) -> Result<(), ProgramsError> {
+        for (direction, name, _) in HOOKS {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            classifier(&mut self.ebpf, name)?
+                .attach_with_options(interface, direction, order)
+                .map_err(|source| ProgramsError::Program { name, source })?;
+        }
+        Ok(())
+    }
+
+    /// Runs one of the TC programs once, as if this frame had come: for benches. What it said, and the nanoseconds that it
+    /// took, as the kernel measures them.
+    ///
+    /// # Errors
+    /// When the kernel does not run it.
+    pub fn time(
+        &mut self,
+        name: &'static str,
+        frame: &[u8],
+    ) -> Result<(u32, Duration), ProgramsError> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        let result = classifier(&mut self.ebpf, name)?
+            .test_run(options)
+            .map_err(|source| ProgramsError::Program { name, source })?;
+        Ok((result.return_value, result.duration))
     }
 
     /// One of the TC programs: for tests.
