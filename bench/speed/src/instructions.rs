@@ -168,7 +168,7 @@ impl<R: Role<FakeBuf>> Course<R> {
             bursts.push(burst);
         }
         // What the role asks for lies ready, as in a pool.
-        self.io.spare.resize_with(2 * numbers.len(), FakeBuf::new);
+        drop((0..2 * numbers.len()).map(|_| FakeBuf::new()).collect::<Vec<_>>());
         self.io.sent.reserve(2 * numbers.len());
         if count {
             counted(&mut self.role, self.now, &mut bursts, &mut self.io);
@@ -188,7 +188,7 @@ impl<R: Role<FakeBuf>> Course<R> {
         let ends = ([0; 6], [0; 6]);
         if piece == Piece::Egress {
             let len = self.traffic.write_reply(n, self.members.snapshot(), ends, &mut frame);
-            return Ok(self.io.holding(&frame[ETHERNET..len]));
+            return Ok(FakeBuf::holding(&frame[ETHERNET..len]));
         }
         let opens = matches!(piece, Piece::Syn | Piece::Open);
         self.traffic.write(n, opens, ends, &mut frame);
@@ -196,7 +196,7 @@ impl<R: Role<FakeBuf>> Course<R> {
         if piece == Piece::Open {
             return self.members.open(packet, n).ok_or(SpeedError::NoBuffer);
         }
-        Ok(self.io.holding(packet))
+        Ok(FakeBuf::holding(packet))
     }
 
     /// Whether the role has sent what must come of a packet.
