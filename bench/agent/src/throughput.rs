@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 
 use jlb_flow::FlowHasher;
 use jlb_map::Admission;
-use jlb_yann::maps::Maps;
+use jlb_yann::maps::{Maps, MapsError};
 use jlb_yann::programs::{Capacities, Programs};
 use jlb_yann_core::maps::{Flow, flow_state};
 use serde::Serialize;
@@ -168,8 +168,8 @@ impl Pair {
     /// Whether packets of both hosts have come encapsulated: only those name an ingress host in their flow.
     fn check(&self) -> Result<(), Error> {
         for ((_, maps), whose) in self.agents.iter().zip(["client's host", "server's host"]) {
-            let came = maps.flows.entries().any(|(_, flow)| flow.ingress[0] == INGRESS.as_u16());
-            if !came {
+            let flows = maps.flows.entries().map_err(MapsError::from)?;
+            if !flows.iter().any(|(_, flow)| flow.ingress[0] == INGRESS.as_u16()) {
                 return Err(Error::NotThrough(whose));
             }
         }
