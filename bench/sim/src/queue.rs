@@ -25,19 +25,19 @@ pub(crate) struct Queue<E> {
     used: [u64; WORDS],
     words: u64,
     far: BinaryHeap<Reverse<(Nanos, u64, u32)>>,
-    places: Vec<Place<E>>,
+    places: Vec<Place>,
+    /// By place; `None`: free. Apart, since the places of a list are looked at more often than what is in them.
+    events: Vec<Option<E>>,
     /// List of the free places.
     free: u32,
     sequence: u64,
 }
 
-#[derive(Debug)]
-struct Place<E> {
+#[derive(Clone, Copy, Debug)]
+struct Place {
     at: Nanos,
     sequence: u64,
     next: u32,
-    /// `None`: free.
-    event: Option<E>,
 }
 
 impl<E> Queue<E> {
@@ -49,6 +49,7 @@ impl<E> Queue<E> {
             words: 0,
             far: BinaryHeap::new(),
             places: Vec::new(),
+            events: Vec::new(),
             free: NIL,
             sequence: 0,
         }
@@ -57,7 +58,7 @@ impl<E> Queue<E> {
     pub(crate) fn push(&mut self, at: Nanos, event: E) {
         let sequence = self.sequence;
         self.sequence += 1;
-        let mut place = Place { at, sequence, next: NIL, event: Some(event) };
+        let mut place = Place { at, sequence, next: NIL };
         // What should have happened before happens now.
         let bucket = (at.0 >> BUCKET_BITS).max(self.now);
         let near = bucket - self.now < BUCKETS as u64;
@@ -69,9 +70,11 @@ impl<E> Queue<E> {
         let index = if let Some(free) = self.places.get_mut(index as usize) {
             self.free = free.next;
             *free = place;
+            self.events[index as usize] = Some(event);
             index
         } else {
             self.places.push(place);
+            self.events.push(Some(event));
             (self.places.len() - 1) as u32
         };
         if near {
@@ -98,7 +101,7 @@ impl<E> Queue<E> {
         place.next = self.free;
         self.free = index;
         self.now = self.now.max(place.at.0 >> BUCKET_BITS);
-        Some((place.at, place.event.take()?))
+        Some((place.at, self.events[index as usize].take()?))
     }
 
     /// The bucket in use that comes first from now on.

@@ -62,13 +62,17 @@ pub const fn clear_bits<const WORDS: usize>(ring: &mut [u64; WORDS], first: u64,
     }
 }
 
-/// The windows of one member's workers, made when a worker is first heard.
+/// The windows of one member's workers, made when a worker is first heard. Most members have one worker that talks to us: its
+/// window is where the member is, and takes no further look into memory.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Windows(Vec<(u8, Box<Window>)>);
+pub(crate) struct Windows {
+    first: Option<(u8, Window)>,
+    others: Vec<(u8, Box<Window>)>,
+}
 
 impl Windows {
     /// Nobody was heard.
-    pub(crate) const EMPTY: Self = Self(Vec::new());
+    pub(crate) const EMPTY: Self = Self { first: None, others: Vec::new() };
 
     /// Marks a number as seen; its top 8 bits name the worker.
     pub(crate) fn accept(&mut self, sequence: u64) -> Result<(), Reason> {
@@ -76,11 +80,18 @@ impl Windows {
         if usize::from(worker) >= WORKERS {
             return Err(Reason::Malformed);
         }
-        if let Some((_, window)) = self.0.iter_mut().find(|(w, _)| *w == worker) {
+        let Some((first, window)) = &mut self.first else {
+            self.first = Some((worker, Window::starting_at(sequence)));
+            return Ok(());
+        };
+        if *first == worker {
             return window.accept(sequence);
         }
-        // At most WORKERS of them.
-        self.0.push((worker, Box::new(Window::starting_at(sequence))));
+        if let Some((_, window)) = self.others.iter_mut().find(|(w, _)| *w == worker) {
+            return window.accept(sequence);
+        }
+        // With the first at most WORKERS of them.
+        self.others.push((worker, Box::new(Window::starting_at(sequence))));
         Ok(())
     }
 }
@@ -115,7 +126,7 @@ mod tests {
         assert_eq!(windows.accept(9), Err(Reason::Replayed));
         assert_eq!(windows.accept(1 << 56 | 9), Err(Reason::Replayed));
         assert_eq!(windows.accept(16 << 56 | 1), Err(Reason::Malformed));
-        assert_eq!(windows.0.len(), 2);
+        assert_eq!((windows.first.is_some(), windows.others.len()), (true, 1));
     }
 
     proptest! {
