@@ -1,5 +1,4 @@
 //! The bench runs: testpmd and our ingress forward, what comes back is right, and nothing stays behind.
-#![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
 use std::process::Command;
 
