@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod compare;
 mod disrupt;
 mod forward;
 mod generate;
@@ -61,6 +62,8 @@ enum Command {
     Tracker(tracker::Arguments),
     /// Our ingress beside testpmd, through real ports of DPDK.
     Forward(forward::Arguments),
+    /// CPU of other load balancers for a MiB, beside what its packets cost at our ingress.
+    Compare(compare::Arguments),
     /// Clients' packets, out of any port of DPDK.
     Generate(generate::Arguments),
     /// The traffic of `forward`, which it starts.
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
             Command::Egress(arguments) => hotpath::egress(&arguments),
             Command::Tracker(arguments) => tracker::main(&arguments),
             Command::Forward(arguments) => forward::main(&arguments),
+            Command::Compare(arguments) => compare::main(&arguments),
             Command::Generate(arguments) => generate::main(&arguments),
             Command::ForwardSource(arguments) => forward::be_source(&arguments),
             Command::ForwardIngress(arguments) => forward::be_ingress(&arguments),

@@ -32,7 +32,7 @@ mod path;
 mod process;
 mod servers;
 pub mod state;
-mod tools;
+pub mod tools;
 pub mod topology;
 pub mod traffic;
 pub mod vm;

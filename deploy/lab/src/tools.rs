@@ -8,7 +8,10 @@ use crate::Error;
 use crate::process::Running;
 
 /// Runs a command to its end, with `input` on its standard input; its standard output, or what it complained about.
-pub(crate) fn run(command: &mut Command, input: &str) -> Result<String, Error> {
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub fn run(command: &mut Command, input: &str) -> Result<String, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let what = command_words(command).join(" ");
     let failed =
