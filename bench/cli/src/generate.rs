@@ -119,6 +119,10 @@ pub(crate) fn main(a: &Arguments) -> ExitCode {
     });
     match outcome {
         Ok(sent) => {
+            if io::stderr().is_terminal() {
+                // The line that changed has done its work.
+                let _ = write!(io::stderr(), "\r\x1b[K");
+            }
             let mut out = io::stdout().lock();
             let mut told = writeln!(out, "{}", in_words(&sent));
             if a.json {

@@ -6,7 +6,10 @@
 //! ```
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use jlb_lab::tools;
 
 use crate::CompareError;
 use crate::host::{Host, Mortal};
@@ -18,6 +21,9 @@ pub(crate) const DIRECT: &str = "10.99.2.1:9000";
 pub(crate) const NFTABLES: &str = "10.99.0.2:9001";
 pub(crate) const NGINX: &str = "10.99.0.2:9002";
 pub(crate) const HAPROXY: &str = "10.99.0.2:9003";
+
+/// Where Debian's libnginx-mod-stream puts it.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 const NFT_RULES: &str = "table ip compare {
   chain in {
@@ -52,6 +58,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Result<Self, CompareError> {
+        all_there()?;
         let [client, balancer, server] =
             [Host::new("client")?, Host::new("balancer")?, Host::new("server")?];
         cable(&client, &balancer, &server)?;
@@ -104,6 +111,19 @@ impl Drop for Site {
     }
 }
 
+/// Says what is missing before anything is made.
+fn all_there() -> Result<(), CompareError> {
+    for program in ["haproxy", "nginx", "nft"] {
+        tools::run(Command::new(program).arg("-v"), "")?;
+    }
+    if Path::new(NGINX_STREAM).exists() {
+        Ok(())
+    } else {
+        let why = format!("{NGINX_STREAM} is missing");
+        Err(CompareError::Process { what: "nginx", why })
+    }
+}
+
 fn cable(client: &Host, balancer: &Host, server: &Host) -> Result<(), CompareError> {
     let (c, s) = (client.pid(), server.pid());
     balancer.run(
@@ -145,7 +165,7 @@ route add 10.99.0.0/24 via 10.99.1.2
 
 fn nginx_conf(folder: &str) -> String {
     format!(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+        "load_module {NGINX_STREAM};
 daemon off;
 master_process off;
 worker_processes 1;

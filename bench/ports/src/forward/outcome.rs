@@ -102,6 +102,8 @@ pub struct Outcome {
     pub jlb_busy_ns: f64,
     /// The difference of the two: the median.
     pub added_busy_ns: f64,
+    /// testpmd's busy time over ours, the median: what [`Outcome::ratio`] would be if the source could saturate both.
+    pub busy_ratio: f64,
     /// Both systems refused a part of what the source offered in all runs: the source was not what bounds them.
     pub saturated: bool,
     /// What a packet costs without ports, in the fastest round.
@@ -159,6 +161,7 @@ impl Outcome {
             testpmd_busy_ns: over(&|testpmd, _| busy(testpmd)).median,
             jlb_busy_ns: over(&|_, jlb| busy(jlb)).median,
             added_busy_ns: over(&|testpmd, jlb| busy(jlb) - busy(testpmd)).median,
+            busy_ratio: over(&|testpmd, jlb| busy(testpmd) / busy(jlb)).median,
             saturated: runs
                 .iter()
                 .all(|(testpmd, jlb)| testpmd.is_saturated() && jlb.is_saturated()),
@@ -204,8 +207,8 @@ impl fmt::Display for Outcome {
         }
         write!(
             f,
-            "\nbusy with a packet, as each counts: testpmd {:.1} ns, ours {:.1} ns, {:.1} ns more",
-            self.testpmd_busy_ns, self.jlb_busy_ns, self.added_busy_ns
+            "\nbusy with a packet, as each counts: testpmd {:.1} ns, ours {:.1} ns, {:.1} ns more, ratio {:.2}",
+            self.testpmd_busy_ns, self.jlb_busy_ns, self.added_busy_ns, self.busy_ratio
         )
     }
 }
