@@ -1,6 +1,7 @@
 //! iperf3: its server, and one transfer.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::{Error, list};
 /// How long its server may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs until it is dropped.
+/// Runs until it is dropped; for one transfer, so that it ends by itself where nobody is left to drop it.
 #[derive(Debug)]
 pub(crate) struct Server(Child);
 
@@ -18,7 +19,9 @@ impl Server {
     pub(crate) fn start(on: &Host) -> Result<Self, Error> {
         on.within(|| {
             let child = Command::new("iperf3")
-                .args(["-s", "-p", &list::PORT.to_string()])
+                .args(["-s", "-1", "-p", &list::PORT.to_string()])
+                // Ctrl-C is for whoever waits for the transfer.
+                .process_group(0)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -62,31 +65,18 @@ pub(crate) fn transfer(
     seconds: u32,
     reverse: bool,
 ) -> Result<f64, Error> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let said = try_transfer(on, address, to, seconds, reverse);
-        // For a moment it is still at the end of the transfer before.
-        let is_busy = matches!(&said, Err(Error::Failed { why, .. }) if why.contains("busy"));
-        if !is_busy || Instant::now() >= deadline {
-            return said;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn try_transfer(
-    on: &Host,
-    address: &str,
-    to: &str,
-    seconds: u32,
-    reverse: bool,
-) -> Result<f64, Error> {
     let mut command = Command::new("iperf3");
     command
         .args(["-J", "-c", to, "-B", address, "-p", &list::PORT.to_string()])
         .args(["-t", &seconds.to_string()])
         .args(reverse.then_some("-R"));
-    let said = on.within(|| output(&mut command))?;
+    let said = match on.within(|| output(&mut command)) {
+        // Ctrl-C reaches it as it reaches us.
+        Err(Error::Failed { why, .. }) if why.contains("the client has terminated") => {
+            return Err(Error::Interrupted);
+        }
+        said => said?,
+    };
     let failed = || Error::Failed { program: "iperf3".to_owned(), why: said.clone() };
     let said: serde_json::Value = serde_json::from_str(&said).map_err(|_| failed())?;
     said["end"]["sum_received"]["bits_per_second"].as_f64().filter(|b| *b > 0.0).ok_or_else(failed)

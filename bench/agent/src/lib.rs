@@ -5,7 +5,8 @@
 //!   kernel, so the same programs run there, too, in the other role.
 //! - [`mod@syn`]: the programs run on Opens by `BPF_PROG_TEST_RUN`, timed by the kernel.
 //!
-//! The namespaces have no names, and the programs no pins: all goes with the process, however it ends.
+//! The namespaces have no names, and the programs no pins: all goes with the process, however it ends; a transfer that is
+//! under way ends by itself.
 #![forbid(unsafe_code)]
 
 mod error;

@@ -13,6 +13,7 @@ use jlb_wire::{
     Control, Encapsulation, FiveTuple, Flags, HOP_BUDGET, Incarnation, Kind, Load,
     MAX_FLOW_HEADERS, Payload, RejectReason, Tried, Version, flow_headers,
 };
+use jlb_yann::maps::{Maps, MapsError};
 use jlb_yann::programs::{Capacities, Programs};
 use serde::Serialize;
 
@@ -135,10 +136,18 @@ fn measure_here(rounds: u32, interrupted: &AtomicBool) -> Result<Figures, Error>
             of_rounds.push(sum / f64::from(OPENS));
         }
         // As flows come and go, what one leaves is used by the next.
-        maps.forget_flows()?;
+        forget(&mut maps)?;
     }
     drop(listener);
     Ok(Figures::of(&of_rounds, rounds * OPENS))
+}
+
+/// All flows and answers.
+fn forget(maps: &mut Maps) -> Result<(), MapsError> {
+    maps.flows.replace(&[])?;
+    maps.answers.replace(&[])?;
+    maps.live_all.set(0, &0)?;
+    Ok(())
 }
 
 impl Figures {

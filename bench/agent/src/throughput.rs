@@ -82,7 +82,6 @@ pub fn measure(
             let order = if time % 2 == 0 { [false, true] } else { [true, false] };
             for plain in order {
                 let result = pair.transfer(plain, options.seconds, reverse);
-                // Ctrl-C reaches iperf3, too.
                 go_on(interrupted)?;
                 figures[usize::from(plain)] = result? / 1e9;
             }
@@ -119,7 +118,6 @@ struct Pair {
     server: Host,
     /// Of each host, attached as long as this lasts.
     agents: [(Programs, Maps); 2],
-    _iperf: Server,
 }
 
 impl Pair {
@@ -141,8 +139,7 @@ impl Pair {
         let to_server = Served { vip: SERVER, ports: vec![(PORT, Admission::Accept)] };
         let at_client = client.within(|| agent((ingress, backend), &to_client))?;
         let at_server = server.within(|| agent((backend, ingress), &to_server))?;
-        let iperf = Server::start(&server)?;
-        Ok(Self { client, server, agents: [at_client, at_server], _iperf: iperf })
+        Ok(Self { client, server, agents: [at_client, at_server] })
     }
 
     /// Has super-packets cut before they leave, or not: on both cables.
@@ -157,6 +154,7 @@ impl Pair {
     }
 
     fn transfer(&self, plain: bool, seconds: u32, reverse: bool) -> Result<f64, Error> {
+        let _server = Server::start(&self.server)?;
         if plain {
             transfer(&self.client, CLIENT_SIDE, SERVER_SIDE, seconds, reverse)
         } else {

@@ -149,6 +149,8 @@ port = "{}"
 interface = "jlb0"
 exception_port = "net_af_packet1,iface=jlb0-port,qdisc_bypass=1,blocksz=65536,framesz=2048,framecnt=512"
 memory_mb = 96
+# More than the paths here carry, so that cards are asked for it.
+mtu = 1900
 [ingress]
 flow_capacity = 65536
 "#,
