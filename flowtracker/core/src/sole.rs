@@ -6,7 +6,7 @@
 //!     └──── all ACK ◄──── releasing: TWO_VOTES ◄─────────────────────────────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrayvec::ArrayVec;
 use jlb_flow::{PARTITIONS, Partition};
@@ -83,6 +83,8 @@ pub(crate) struct Sole {
     /// Where we alone decide, or did so until all agents acknowledge the end of it.
     owned: Box<[bool; PARTITIONS]>,
     count: usize,
+    /// All who belong to the trios of these partitions, but for us, are among these.
+    without: BTreeSet<MemberId>,
     /// Since when each other tracker is missing, or is back.
     missing: BTreeMap<MemberId, (bool, Nanos)>,
     not_before: Nanos,
@@ -98,6 +100,7 @@ impl Sole {
             phase: Phase::TwoVotes,
             owned: Box::new([false; PARTITIONS]),
             count: 0,
+            without: BTreeSet::new(),
             missing: BTreeMap::new(),
             not_before: Nanos::ZERO,
             settled_at: Nanos::ZERO,
@@ -141,6 +144,7 @@ impl Sole {
     fn own_nothing(&mut self) {
         self.owned.fill(false);
         self.count = 0;
+        self.without.clear();
         self.phase = Phase::TwoVotes;
     }
 
@@ -325,6 +329,8 @@ impl<R: Rules> Tracker<R> {
                 self.warmth.chill(now, partition);
             }
         }
+        // A trio in which we are alone has none but these.
+        self.sole.without.extend(&order.absent);
         self.sole.phase = Phase::Sole(order);
         self.sole.settled_at = now + LEASE;
         // Canary: who does not obey us is no source without the rule.
@@ -335,7 +341,8 @@ impl<R: Rules> Tracker<R> {
 
     /// Whether one of those who would vote where we alone do is there again.
     fn is_somebody_back(&self, now: Nanos) -> bool {
-        let back: Vec<MemberId> = self.sole.missing_for(now, false, BACK).collect();
+        let back = self.sole.missing_for(now, false, BACK);
+        let back: Vec<MemberId> = back.filter(|id| self.sole.without.contains(id)).collect();
         !back.is_empty()
             && self.ours().of(&self.snapshot).any(|partition| {
                 self.sole.owns(partition)
