@@ -28,7 +28,7 @@ pub(crate) struct Link {
     pub(crate) reports: mpsc::Sender<(WorkerId, Report)>,
 
     /// To the kernel, where the port does not share an interface with it.
-    pub(crate) exception: Option<Exception>,
+    pub(crate) exception: Option<Box<Exception>>,
     unsent: ArrayVec<Mbuf, TX_BURST>,
     /// Which of `unsent` lack their MAC, in order.
     unsealed: ArrayVec<(usize, Seal), TX_BURST>,
@@ -101,6 +101,19 @@ impl Link {
                 Mbuf::free_bulk(&mut self.unsent);
             }
         }
+    }
+
+    /// What the role has no use for may be the kernel's. Apart, since drops are everywhere in the role's code.
+    #[cold]
+    fn not_for_us(&mut self, mut b: Mbuf) {
+        if self.exception.is_some() && ethernet::prepend(&mut b, NOBODY, self.mac).is_ok() {
+            match self.give_kernel(b) {
+                Ok(()) => return,
+                Err(back) => b = back,
+            }
+        }
+        self.count(1, Reason::NotForUs);
+        drop(b);
     }
 
     /// Gives a frame to the kernel, if there is a way; whether there was.
@@ -208,15 +221,9 @@ impl Io<Mbuf> for WorkerIo<'_> {
         }
     }
 
-    fn drop(&mut self, mut b: Mbuf, why: Reason) {
-        if why == Reason::NotForUs
-            && self.link.exception.is_some()
-            && ethernet::prepend(&mut b, NOBODY, self.link.mac).is_ok()
-        {
-            match self.link.give_kernel(b) {
-                Ok(()) => return,
-                Err(back) => b = back,
-            }
+    fn drop(&mut self, b: Mbuf, why: Reason) {
+        if why == Reason::NotForUs {
+            return self.link.not_for_us(b);
         }
         self.link.count(1, why);
         drop(b);

@@ -135,7 +135,7 @@ impl<E: Send + 'static> Runtime<E> {
         let mut exceptions = exceptions.into_iter();
         for ((((rx, tx), (to_others, from_others)), orders), me) in parts {
             let mut link = Link::new(link, tx, pool.clone(), (me, to_others), report.clone());
-            link.exception = exceptions.next();
+            link.exception = exceptions.next().map(Box::new);
             let queues = (rx, from_others, link);
             let (neighbours, shared) = (Arc::clone(neighbours), Arc::clone(&shared));
             let worker = Worker::new(make(me), queues, neighbours, orders, shared, options.idle);

@@ -182,6 +182,7 @@ impl<R: Role<Mbuf>> Worker<R> {
     }
 
     /// What is nothing for the role: the kernel has seen it, or gets it.
+    #[cold]
     fn ignore(&mut self, frame: Mbuf, why: Ignored) {
         let is_kernels = ethernet::is_for_kernel(frame.bytes(), why);
         if !is_kernels || self.link.give_kernel(frame).is_err() {
@@ -235,7 +236,7 @@ impl<R: Role<Mbuf>> Worker<R> {
             received: self.received,
             ignored: &self.ignored,
             counters: &self.link.counters,
-            exception: self.link.exception.as_ref(),
+            exception: self.link.exception.as_deref(),
         };
         metrics::worker(&numbers, &mut samples);
         self.role.collect(&mut samples);
