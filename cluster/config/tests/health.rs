@@ -104,7 +104,6 @@ fn wrong_checks_and_limits_are_refused_with_line_and_column() {
     #[rustfmt::skip]
     let cases = [
         ("type = \"ftp\"\n", 7, 8, "health[0].type", "`ftp` is not known"),
-        ("type = \"ftp\"\n", 7, 8, "health[0].type", "`ftp` is not known"),
         ("", 5, 1, "health[0].type", "`type` is missing"),
         ("type = \"tcp\"\npath = \"/\"\n", 8, 1, "health[0].path", "no key `path`"),
         ("type = \"http\"\npath = \"up\"\n", 8, 8, "health[0].path", "no path"),
