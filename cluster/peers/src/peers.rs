@@ -27,6 +27,8 @@ pub const PROBE_BY_AGENT: Nanos = Nanos::from_secs(1);
 pub const MISSED_LIMIT: u32 = 3;
 /// Silence after which a tracker names a backend to the ingress hosts.
 pub const DEAD_AFTER: Nanos = Nanos::from_secs(3);
+/// While some member is away, it is looked so often whether it is back.
+const LOOK_EVERY: Nanos = Nanos::from_millis(100);
 /// A backend whose daemon's heartbeat is older is offered nothing.
 pub const HEARTBEAT_LIMIT: Nanos = Nanos::from_millis(300);
 /// Least time between two questions to one member that names an unknown boot id.
@@ -82,6 +84,8 @@ pub struct Peers {
     news: VecDeque<MemberId>,
     /// All whom we ask were heard then, or became known, or later.
     all_heard_since: Nanos,
+    /// When that was found out.
+    looked_at: Nanos,
     nonces: Random,
     sequence: u64,
     leaving: bool,
@@ -104,6 +108,7 @@ impl Peers {
             wanted: VecDeque::new(),
             news: VecDeque::new(),
             all_heard_since: now,
+            looked_at: now,
             nonces: Random::new(config.seed),
             sequence: u64::from(config.worker.0) << 56,
             leaving: false,
@@ -651,6 +656,11 @@ impl Peers {
         if now.since(self.all_heard_since) <= DEAD_AFTER {
             return false;
         }
+        // Somebody is away, and both looks are as long.
+        if now.since(self.looked_at) < LOOK_EVERY {
+            return true;
+        }
+        self.looked_at = now;
         let peers = self.peers.iter().flatten();
         self.all_heard_since = peers.map(|p| p.silent_since).min().unwrap_or(now);
         now.since(self.all_heard_since) > DEAD_AFTER
