@@ -450,7 +450,7 @@ fn dpdk(mut t: Table<'_>) -> Option<Dpdk> {
         (None, Some(port)) => port_interface(&mut t, port),
         (None, None) => None,
     };
-    let exception_port = exception_port(&mut t, port.as_deref());
+    let exception_port = exception_port(&mut t, port.as_deref(), interface.as_deref());
     let hugepages = t.boolean("hugepages", true);
     let memory_mb = t.number("memory_mb", 256, &(64..=65_536), "a number of MiB");
     let buffers = t.number("buffers", 16_384, &(2048..=1_048_576), "a number of packet buffers");
@@ -500,7 +500,11 @@ fn dpdk(mut t: Table<'_>) -> Option<Dpdk> {
 }
 
 /// Outer `None`: there was a mistake.
-fn exception_port(t: &mut Table<'_>, port: Option<&str>) -> Option<Option<String>> {
+fn exception_port(
+    t: &mut Table<'_>,
+    port: Option<&str>,
+    interface: Option<&str>,
+) -> Option<Option<String>> {
     let mend = "write a virtual device: exception_port = \"net_af_packet1,iface=jlb0-port\"";
     let Some(item) = t.optional("exception_port") else { return Some(None) };
     if port.is_some_and(|port| port.split(',').any(|argument| argument.starts_with("iface="))) {
@@ -508,7 +512,14 @@ fn exception_port(t: &mut Table<'_>, port: Option<&str>) -> Option<Option<String
         item.mistake(what, "delete exception_port");
         return None;
     }
-    item.filled(mend).map(Some)
+    let text = item.filled(mend)?;
+    let on = text.split(',').find_map(|argument| argument.strip_prefix("iface="));
+    if on.is_some() && on == interface {
+        let what = "this is the kernel's end of the pair: nothing would reach the kernel";
+        item.mistake(what, "name the other end of `interface`");
+        return None;
+    }
+    Some(Some(text))
 }
 
 fn port_interface(t: &mut Table<'_>, port: &str) -> Option<String> {

@@ -135,6 +135,7 @@ fn wrong_hosts_are_refused_with_line_and_column() {
         ("log = \"info\"", "log = debug", 4, 7, "", "string values must be quoted"),
         ("port = \"net_af_packet0,iface=eth0\"", "port = \"0000:01:00.0\"", 7, 8, "dpdk.port", "no kernel interface"),
         ("memory_mb = 256", "exception_port = \"net_tap0\"\nmemory_mb = 256", 8, 18, "dpdk.exception_port", "is a kernel interface"),
+        ("port = \"net_af_packet0,iface=eth0\"", "port = \"0000:01:00.0\"\ninterface = \"jlb0\"\nexception_port = \"net_af_packet1,iface=jlb0\"", 9, 18, "dpdk.exception_port", "kernel's end"),
         ("port = \"net_af_packet0,iface=eth0\"", "", 6, 1, "dpdk.port", "`port` is missing in `dpdk`"),
         ("memory_mb = 256", "memory_mb = 16", 8, 13, "dpdk.memory_mb", "16 is not between 64 and 65536"),
         ("memory_mb = 256", "memory_mb = \"256\"", 8, 13, "dpdk.memory_mb", "this is a string, not a number"),

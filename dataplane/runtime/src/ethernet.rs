@@ -49,6 +49,12 @@ pub(crate) fn is_from(frame: &[u8], source: MacAddr) -> bool {
     frame.get(6..12) == Some(&source.0)
 }
 
+/// Bytes of a frame like this that carries a packet of `mtu` bytes: a tag has room of its own.
+pub(crate) fn longest(frame: &[u8], mtu: usize) -> usize {
+    let is_tagged = frame.get(12..14).is_some_and(|t| t == VLAN || t == SERVICE_VLAN);
+    HEADER + mtu + if is_tagged { TAG } else { 0 }
+}
+
 /// Whether what the role has no use for is the kernel's: frames to us or to many.
 pub(crate) fn is_for_kernel(frame: &[u8], why: Ignored) -> bool {
     match why {
@@ -239,6 +245,13 @@ mod tests {
         assert!(!kernels(US, US, IPV4, Ignored::OwnSource));
         assert!(is_from(frame(PEER, US, IPV4, &p).bytes(), US));
         assert!(!is_from(frame(US, PEER, IPV4, &p).bytes(), US) && !is_from(&[0; 11], US));
+    }
+
+    #[test]
+    fn a_tag_makes_a_frame_longer() {
+        let packet = [0; 64];
+        let longest = |ether_type| longest(frame(PEER, US, ether_type, &packet).bytes(), 1500);
+        assert_eq!([IPV4, VLAN, SERVICE_VLAN].map(longest), [1514, 1518, 1518]);
     }
 
     #[test]

@@ -5,9 +5,14 @@
 use arrayvec::ArrayVec;
 use jlb_dpdk::{Mbuf, RxQueue, TxQueue};
 use jlb_neighbours::MacAddr;
-use jlb_role::{BURST, PacketBuf as _};
+use jlb_role::{BURST, Nanos, PacketBuf as _};
 
 use crate::ethernet;
+
+/// Frames that a worker gives the kernel in a millisecond at most: each costs it a microsecond or so, which a flood of what is not
+/// ours would take from the clients. 700 Mbit/s of full frames.
+const FRAMES: u32 = 64;
+const REFILLED: Nanos = Nanos::from_millis(1);
 
 /// A worker's queues of the kernel's port.
 #[derive(Debug)]
@@ -15,6 +20,8 @@ pub(crate) struct Exception {
     rx: RxQueue,
     tx: TxQueue,
     unsent: ArrayVec<Mbuf, BURST>,
+    /// Frames that the kernel may still get, and since when.
+    allowed: (u32, Nanos),
     /// Frames given to the kernel.
     pub(crate) given: u64,
     /// Frames taken from it.
@@ -23,14 +30,17 @@ pub(crate) struct Exception {
 
 impl Exception {
     pub(crate) fn new(rx: RxQueue, tx: TxQueue) -> Self {
-        Self { rx, tx, unsent: ArrayVec::new(), given: 0, taken: 0 }
+        let allowed = (FRAMES, Nanos::ZERO);
+        Self { rx, tx, unsent: ArrayVec::new(), allowed, given: 0, taken: 0 }
     }
 
-    /// Takes a frame for the kernel. Gives how many were lost, since the kernel is too slow.
-    pub(crate) fn push(&mut self, frame: Mbuf) -> usize {
+    /// Takes a frame for the kernel, unless it has got too many of late. Gives how many were lost, since the kernel is too slow.
+    pub(crate) fn push(&mut self, frame: Mbuf) -> Result<usize, Mbuf> {
+        let Some(left) = self.allowed.0.checked_sub(1) else { return Err(frame) };
+        self.allowed.0 = left;
         let lost = if self.unsent.is_full() { self.flush() } else { 0 };
         self.unsent.push(frame);
-        lost
+        Ok(lost)
     }
 
     /// Gives the kernel what was collected. Gives how many were lost.
@@ -44,15 +54,26 @@ impl Exception {
         lost
     }
 
-    /// At most a burst of what the kernel sends from the card's address. Its own end of the pair has another one, and
-    /// speaks too (IPv6 housekeeping); that must not leave.
-    pub(crate) fn receive(&mut self, us: MacAddr, mtu: usize) -> ArrayVec<Mbuf, BURST> {
+    /// At most a burst of what the kernel sends from the card's address, and how many frames were too long for the card. The
+    /// port's own end of the pair has another address, and speaks too (IPv6 housekeeping); that must not leave.
+    pub(crate) fn receive(
+        &mut self,
+        now: Nanos,
+        us: MacAddr,
+        mtu: usize,
+    ) -> (ArrayVec<Mbuf, BURST>, usize) {
+        if now.since(self.allowed.1) >= REFILLED {
+            self.allowed = (FRAMES, now);
+        }
         let mut frames = ArrayVec::new();
-        self.rx.burst(&mut frames);
+        let mut too_long = self.rx.burst(&mut frames).oversized;
         frames.retain(|frame: &mut Mbuf| {
-            ethernet::is_from(frame.bytes(), us) && frame.len() <= ethernet::HEADER + mtu
+            let fits = frame.len() <= ethernet::longest(frame.bytes(), mtu);
+            let is_ours = ethernet::is_from(frame.bytes(), us);
+            too_long += usize::from(is_ours && !fits);
+            is_ours && fits
         });
         self.taken += frames.len() as u64;
-        frames
+        (frames, too_long)
     }
 }

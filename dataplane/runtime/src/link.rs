@@ -1,7 +1,7 @@
 use arrayvec::ArrayVec;
 use jlb_dpdk::{Mbuf, Mempool, TxQueue};
 use jlb_neighbours::{MacAddr, Neighbours};
-use jlb_role::{BURST, Io, PacketBuf, Reason, Report, UnderlayDst, WorkerId};
+use jlb_role::{BURST, Io, Nanos, PacketBuf, Reason, Report, UnderlayDst, WorkerId};
 use jlb_wire::{Seal, Signed, TOGETHER};
 use rtrb::{Producer, PushError};
 use tokio::sync::mpsc;
@@ -116,18 +116,19 @@ impl Link {
         drop(b);
     }
 
-    /// Gives a frame to the kernel, if there is a way; whether there was.
+    /// Gives a frame to the kernel, if there is a way, and it is not overrun; else it comes back.
     pub(crate) fn give_kernel(&mut self, frame: Mbuf) -> Result<(), Mbuf> {
         let Some(exception) = &mut self.exception else { return Err(frame) };
-        let lost = exception.push(frame);
+        let lost = exception.push(frame)?;
         self.count(lost, Reason::TxFull);
         Ok(())
     }
 
     /// Sends what the kernel has to send; whether there was anything.
-    pub(crate) fn take_kernels(&mut self) -> bool {
+    pub(crate) fn take_kernels(&mut self, now: Nanos) -> bool {
         let Some(exception) = &mut self.exception else { return false };
-        let frames = exception.receive(self.mac, self.mtu);
+        let (frames, too_long) = exception.receive(now, self.mac, self.mtu);
+        self.count(too_long, Reason::Oversized);
         let any = !frames.is_empty();
         for frame in frames {
             if self.unsent.is_full() {

@@ -144,7 +144,7 @@ impl<R: Role<Mbuf>> Worker<R> {
         let (mut packets, frames) = self.receive(now);
         packets |= self.receive_from_others(now);
         let mut worked = packets || frames;
-        worked |= self.link.take_kernels();
+        worked |= self.link.take_kernels(now);
         worked |= self.obey(now);
         if self.role.next_deadline().is_some_and(|d| d <= now) {
             let mut io = WorkerIo { link: &mut self.link, neighbours: self.neighbours.load() };
