@@ -128,8 +128,9 @@ fn the_loss_of_all_trackers_and_of_two_harms_nobody_who_is_connected() {
         ("trackers-all", QUIET),
         ("trackers-all-ingress", REBUILT),
     ]);
-    // The last one decides alone before the client's second SYN, which comes after a second.
-    assert!(outcomes[0].new_connection_ms_p99 <= 2000.0, "{}", outcomes[0]);
+    // The last one decides alone before the client's second SYN, which comes after a second. But that one is lost (`duplicate_syn`)
+    // when it meets the pending entry of the first, which is a second old, too; then it is the third one, after two.
+    assert!(outcomes[0].new_connection_ms_p99 <= 2500.0, "{}", outcomes[0]);
 }
 
 #[test]
