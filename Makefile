@@ -53,9 +53,9 @@ rolling: ## a rolling restart of all daemons to a build of the next protocol ver
 	$(AS_ROOT) target/debug/jlb-bench disrupt --fault rolling --next-build $(NEXT)/debug --connections 200
 
 .PHONY: test-nic
-test-nic: ## the ingress on emulated cards (e1000e, vmxnet3, virtio) behind vfio-pci, in QEMU; part of make test (root or sudo)
+test-nic: ## the ingress on emulated cards (e1000e, vmxnet3, virtio) behind vfio-pci, in QEMU (root or sudo)
 	deploy/setup
-	.ci/root-tests an_ingress_on
+	FEATURES=jlb-lab/nic-tests .ci/root-tests an_ingress_on
 
 .PHONY: instructions
 instructions: ## instructions for each packet under callgrind; fails when a piece takes over 3 % more than stored
