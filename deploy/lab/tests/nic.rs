@@ -183,7 +183,7 @@ ethtool -K jlb0 tx off >/dev/null
 /bin/ip link set jlb0 up
 /bin/ip link set jlb0-port up
 /bin/ip addr add {v4}/24 dev jlb0
-/bin/ip addr add {v6}/64 dev jlb0
+/bin/ip addr add {v6}/64 dev jlb0 nodad
 /bin/ip route add default via {gateway4}
 /bin/ip -6 route add default via {gateway6}
 
