@@ -1,5 +1,6 @@
 //! `jlb-bench disrupt`: what becomes of connections when something breaks.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use clap::Args;
 use jlb_disrupt::load::Live;
-use jlb_disrupt::{BEFORE, Error, FAULTS, Options, Progress, find, run, server};
+use jlb_disrupt::{BEFORE, Error, FAULTS, Options, Outcome, Progress, find, run, server};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::USAGE;
@@ -94,25 +96,10 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
         .and_then(|()| {
             run(arguments.fault.unwrap_or_default(), &options, &mut terminal, &interrupted)
         });
-    match outcome {
-        Ok(outcome) => {
-            terminal.say(&outcome.to_string());
-            if arguments.json {
-                let line = serde_json::to_string(&outcome).unwrap_or_default();
-                if writeln!(io::stdout(), "{line}").is_err() {
-                    return ExitCode::FAILURE;
-                }
-            }
-            if outcome.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            terminal.say(&format!("jlb-bench: {error}"));
-            exit_code(&error)
-        }
-    }
+    terminal.end(outcome, Outcome::is_well, arguments.json)
 }
 
-pub(crate) fn exit_code(error: &Error) -> ExitCode {
+fn exit_code(error: &Error) -> ExitCode {
     let is_usage = matches!(
         error,
         Error::OutOfBounds { .. } | Error::NoFault(_) | Error::Lab(jlb_lab::Error::BadName(_))
@@ -170,6 +157,28 @@ pub(crate) struct Terminal {
 impl Terminal {
     pub(crate) fn new() -> Self {
         Self { live: io::stderr().is_terminal(), shown: false }
+    }
+
+    /// Tells what came of a run, also as JSON if that is wanted.
+    pub(crate) fn end<T: fmt::Display + Serialize>(
+        mut self,
+        outcome: Result<T, Error>,
+        is_well: impl FnOnce(&T) -> bool,
+        json: bool,
+    ) -> ExitCode {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.say(&format!("jlb-bench: {error}"));
+                return exit_code(&error);
+            }
+        };
+        self.say(&outcome.to_string());
+        let line = serde_json::to_string(&outcome).unwrap_or_default();
+        if json && writeln!(io::stdout(), "{line}").is_err() {
+            return ExitCode::FAILURE;
+        }
+        if is_well(&outcome) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 

@@ -29,7 +29,7 @@ use jlb_speed::traffic::What;
 use jlb_speed::{Hotpath, Machine};
 
 pub use error::CompareError;
-pub use outcome::{Cost, Costs, Outcome, Spread};
+pub use outcome::{Cost, Costs, Outcome};
 use outcome::{Took, Way};
 use site::Site;
 

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use jlb_speed::Figures;
+use jlb_speed::{Figures, Spread};
 use serde::Serialize;
 
 use crate::{Compare, site};
@@ -51,26 +51,6 @@ pub(crate) struct Took {
     pub(crate) process_us: Option<f64>,
     /// Everybody who takes part.
     pub(crate) all_us: f64,
-}
-
-/// A figure over all transfers.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// The smallest.
-    pub min: f64,
-    /// The one in the middle.
-    pub median: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let at = |n: usize| values.get(n).copied().unwrap_or(f64::NAN);
-        Self { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
-    }
 }
 
 /// Of one way, in microseconds of CPU per MiB.

@@ -22,6 +22,7 @@ mod machine;
 pub mod members;
 mod rig;
 pub mod site;
+mod spread;
 mod tracker;
 pub mod traffic;
 
@@ -30,5 +31,6 @@ pub use hotpath::{Figures, Hotpath, run};
 pub use instructions::{Piece, run_piece};
 pub use jlb_map::Policy;
 pub use machine::{Borrowed, Machine, NoHugepages};
+pub use spread::Spread;
 pub use tracker::{NewFlowFigures, NewFlows, run_tracker};
 pub use traffic::What;

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use jlb_speed::Figures;
+use jlb_speed::{Figures, Spread};
 use serde::Serialize;
 
 use super::{Farewell, Report};
@@ -56,27 +56,6 @@ impl fmt::Display for Side {
             100.0 * self.refused,
             self.dropped
         )
-    }
-}
-
-/// A figure over all runs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// The smallest.
-    pub min: f64,
-    /// The one in the middle.
-    pub median: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let at = |n: usize| values.get(n).copied().unwrap_or(f64::NAN);
-        let last = values.len().saturating_sub(1);
-        Self { min: at(0), median: at(values.len() / 2), max: at(last) }
     }
 }
 
